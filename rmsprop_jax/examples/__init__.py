@@ -1,0 +1,1 @@
+"""Worked examples: MNIST with Flax NNX, and linear regression."""

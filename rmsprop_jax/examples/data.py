@@ -158,6 +158,7 @@ def _fetch() -> list[Path]:
 
     cache = pooch.os_cache("rmsprop_jax")
     terminal = sys.stderr.isatty()
+    # Its line for every URL goes with the progress bar; in a log file it is noise.
     pooch.get_logger().setLevel("INFO" if terminal else "WARNING")
     downloader = pooch.HTTPDownloader(progressbar=terminal, chunk_size=1 << 16, timeout=TIMEOUT)
     mirrors = deque(MIRRORS)

@@ -97,7 +97,9 @@ def main():
     packages = ["jax", "optax", "torch"] if "torch foreach" in median else ["jax", "optax"]
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     print(f"{args.size:,} float32 parameters, medians of {args.rounds} rounds")
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}; {versions}")
+    print(
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}; {versions}"
+    )
     # gradient, parameter and nu read, parameter and nu written: 20 bytes an element
     bandwidth = {name: 20 * args.size / t / 1e9 for name, t in median.items()}
     bandwidth["in-place copy"] = 8 * args.size / median["in-place copy"] / 1e9

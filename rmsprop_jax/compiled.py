@@ -78,7 +78,7 @@ def _update(factory, program, arrays, updates, state, params):
     def cast_like(new, old):
         return old if new is None else jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
 
-    is_none = lambda x: x is None  # noqa: E731
+    is_none = lambda x: x is None
     new_updates = jax.tree.map(
         lambda u, g: None if u is None else u.astype(jnp.result_type(g)),
         new_updates,
@@ -124,15 +124,19 @@ def _split(arguments: dict[str, Any]):
     arrays, static = [], []
     for leaf in leaves:
         is_array = isinstance(leaf, jax.Array | np.ndarray)
-        if isinstance(leaf, np.generic):  # a NumPy scalar is a number like any other
-            leaf = leaf.item()
-        try:
-            hash(leaf)
-        except TypeError:
-            leaf = _ById(leaf)
         arrays.append(leaf if is_array else None)
-        static.append(None if is_array else leaf)
+        static.append(None if is_array else _hashable(leaf))
     return (treedef, tuple(static)), arrays
+
+
+def _hashable(leaf):
+    if isinstance(leaf, np.generic):  # a NumPy scalar is a number like any other
+        return leaf.item()
+    try:
+        hash(leaf)
+    except TypeError:
+        return _ById(leaf)
+    return leaf
 
 
 def _join(program, arrays) -> dict[str, Any]:

@@ -18,8 +18,10 @@ def scale_by_rms(
     centered=False,
     bias_correction=False,
 ):
-    """The updates [steps, n] that belong to the gradients [steps, n]."""
+    """The updates [steps, ...] that belong to the gradients [steps, ...]."""
     g = np.asarray(gradients, np.complex128 if np.iscomplexobj(gradients) else np.float64)
+    shape = g.shape
+    g = g.reshape(len(g), -1)
     updates = np.empty_like(g)
     for t in range(1, len(g) + 1):
         past = g[:t]
@@ -37,4 +39,4 @@ def scale_by_rms(
         nu += weight_of_start * initial_scale
         root = np.sqrt(nu + eps) if eps_in_sqrt else np.sqrt(nu) + eps
         updates[t - 1] = np.divide(g[t - 1], root, out=np.zeros_like(g[t - 1]), where=root != 0)
-    return updates
+    return updates.reshape(shape)

@@ -1,0 +1,185 @@
+"""`rmsprop`: the order of its parts, against PyTorch and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from rmsprop_jax import RmsState, rmsprop, scale_by_rms
+
+
+def train(tx, params, gradients):
+    """Parameters after each step, with gradients [steps, n] that don't depend on them."""
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]
+
+
+def test_defaults_are_the_textbook():
+    g = np.random.RandomState(0).standard_normal((50, 4)).astype(np.float32)
+    params = train(rmsprop(), jnp.zeros(4), jnp.asarray(g))
+    np.testing.assert_allclose(
+        params, -1e-3 * np.cumsum(reference.scale_by_rms(g), axis=0), rtol=1e-5, atol=1e-9
+    )
+
+
+TORCH_OPTIONS = [
+    {},
+    {"centered": True},
+    {"momentum": 0.9},
+    {"weight_decay": 0.1},
+    {"momentum": 0.9, "centered": True, "weight_decay": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", TORCH_OPTIONS, ids=str)
+@pytest.mark.parametrize("schedule", [False, True])
+def test_order_of_operations_is_that_of_pytorch(options, schedule):
+    torch = pytest.importorskip("torch", reason="compares with the real PyTorch")
+    g = np.random.RandomState(0).standard_normal((300, 16))
+    rates = 0.01 * np.cos(np.arange(300) / 191) if schedule else np.full(300, 0.01)
+
+    p = torch.ones(16, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.RMSprop([p], lr=0.01, alpha=0.9, eps=1e-8, **options)
+    expected = []
+    for row, rate in zip(g, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        p.grad = torch.from_numpy(row)
+        optimizer.step()
+        expected.append(p.detach().numpy().copy())
+
+    with jax.enable_x64(True):
+        table = jnp.asarray(rates)
+        tx = rmsprop((lambda count: table[count]) if schedule else 0.01, 0.9, 1e-8, **options)
+        params = train(tx, jnp.ones(16, jnp.float64), jnp.asarray(g))
+    np.testing.assert_allclose(params, expected, rtol=0, atol=1e-13)
+
+
+def test_momentum_stops_with_the_learning_rate():
+    tx = rmsprop(optax.piecewise_constant_schedule(0.1, {1: 0.0}), momentum=0.9)
+    params = train(tx, jnp.ones(1), jnp.ones((3, 1)))
+    assert params[0] < 1
+    np.testing.assert_array_equal(params[1:], params[0][None].repeat(2, 0))
+
+
+def test_nesterov_looks_ahead():
+    """By hand, with decay 0 so that u = 1: trace = 1, 1.5; update 1 + 0.5 * 1, 1 + 0.5 * 1.5."""
+    tx = rmsprop(1.0, 0.0, 0.0, momentum=0.5, nesterov=True)
+    params = train(tx, jnp.zeros(1), jnp.ones((2, 1)))
+    np.testing.assert_allclose(params.ravel(), [-1.5, -1.5 - 1.75])
+
+
+def test_weight_decay_enters_the_average_and_obeys_its_mask():
+    params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    for mask in ({"w": True, "b": False}, lambda p: {k: k == "w" for k in p}):
+        tx = rmsprop(0.5, 0.75, eps=0.0, weight_decay=0.25, mask=mask)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_allclose(updates["w"], -0.5 * 0.5 / np.sqrt(0.25 * 0.5**2))
+        np.testing.assert_array_equal(updates["b"], 0.0)
+
+
+@pytest.mark.parametrize("maker", [jnp.float32, float])
+def test_what_is_none_is_not_there(maker):
+    """A number builds a part even if it is 0; None leaves it out, buffer and all."""
+    params = jnp.ones(1000)
+    (rms, _) = rmsprop().init(params)
+    assert isinstance(rms, RmsState)
+    assert rms.mu is None
+    assert sum(x.size for x in jax.tree.leaves(rmsprop().init(params))) == 1001
+    with_momentum = rmsprop(momentum=maker(0.0)).init(params)
+    assert sum(x.size for x in jax.tree.leaves(with_momentum)) == 2001
+    with pytest.raises(ValueError, match="params"):
+        rmsprop(weight_decay=maker(0.0)).update(params, rmsprop(weight_decay=0.0).init(params))
+
+
+OTHER = {
+    "learning_rate": 0.5,
+    "decay": 0.5,
+    "eps": 0.5,
+    "eps_in_sqrt": True,
+    "initial_scale": 0.5,
+    "centered": True,
+    "bias_correction": True,
+    "momentum": 0.5,
+    "weight_decay": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_argument_changes_the_result(name):
+    base = {"eps": 0.25}
+    g = jnp.asarray(np.random.RandomState(0).standard_normal((5, 8)).astype(np.float32))
+    plain = train(rmsprop(**base), jnp.ones(8), g)
+    changed = train(rmsprop(**(base | {name: OTHER[name]})), jnp.ones(8), g)
+    assert np.max(np.abs(plain - changed)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "words"),
+    [
+        ({"learning_rate": -1e-3}, ValueError, ["learning_rate=-0.001"]),
+        ({"learning_rate": float("nan")}, ValueError, ["learning_rate=nan"]),
+        ({"learning_rate": "1e-3"}, TypeError, ["learning_rate='1e-3'"]),
+        ({"learning_rate": None}, TypeError, ["learning_rate=None"]),
+        ({"decay": 2}, ValueError, ["decay=2"]),
+        ({"momentum": -0.5}, ValueError, ["momentum=-0.5"]),
+        ({"momentum": 1.5}, ValueError, ["momentum=1.5"]),
+        ({"weight_decay": -1.0}, ValueError, ["weight_decay=-1.0"]),
+        ({"nesterov": True}, ValueError, ["nesterov", "momentum"]),
+        ({"mask": True}, ValueError, ["mask", "weight_decay"]),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, error, words):
+    with pytest.raises(error) as raised:
+        rmsprop(**kwargs)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_vmap_over_hyperparameters_equals_the_loop_in_one_compilation():
+    """In float64, since a matrix product that is vmapped sums in another order."""
+    rng = np.random.RandomState(0)
+    x, y = rng.standard_normal((2, 64, 8))
+    traces = []
+
+    def final_params(learning_rate, decay, eps, momentum):
+        traces.append(1)
+        tx = rmsprop(learning_rate, decay, eps, momentum=momentum)
+        params = {"w": jnp.ones((8, 8)), "b": jnp.zeros(8)}
+
+        def step(carry, _):
+            params, state = carry
+            loss = lambda p: jnp.mean((jnp.tanh(x @ p["w"] + p["b"]) - y) ** 2)
+            updates, state = tx.update(jax.grad(loss)(params), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), None, length=100)[0][0]
+
+    ranges = [(1e-4, 1e-2), (0.8, 0.999), (1e-8, 1e-3), (0.0, 0.9)]
+    settings = [rng.uniform(low, high, 12) for low, high in ranges]
+    with jax.enable_x64(True):
+        together = jax.jit(jax.vmap(final_params))(*settings)
+        assert len(traces) == 1
+        single = jax.jit(final_params)
+        for i in range(12):
+            alone = single(*(s[i] for s in settings))
+            for k in alone:
+                np.testing.assert_allclose(together[k][i], alone[k], rtol=0, atol=1e-10)
+    assert len(traces) == 2
+
+
+def test_scale_by_rms_composes_in_a_chain():
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), scale_by_rms(), optax.trace(0.9), optax.scale(-1e-3)
+    )
+    params = jnp.ones(4)
+    updates, _ = tx.update(100 * params, tx.init(params), params)
+    np.testing.assert_allclose(updates, -1e-3 / np.sqrt(0.1), rtol=1e-6)

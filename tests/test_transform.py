@@ -1,0 +1,338 @@
+"""`scale_by_rms` against its specification, and against numbers that break others."""
+
+import itertools
+
+import equinox as eqx
+import flax.core
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rmsprop_jax import RmsState, scale_by_rms
+
+OPTIONS = [
+    {"centered": centered, "bias_correction": bias, "eps_in_sqrt": inside, "initial_scale": start}
+    for centered, bias, inside, start in itertools.product(
+        (False, True), (False, True), (False, True), (0.0, 1.0)
+    )
+    if not (bias and start)
+]
+option_ids = ["-".join(k if v is True else f"{k}={v}" for k, v in o.items() if v) for o in OPTIONS]
+every_option = pytest.mark.parametrize("options", OPTIONS, ids=[i or "plain" for i in option_ids])
+
+
+def run(tx, gradients, params=None):
+    """Updates [steps, ...] and final state for gradients [steps, ...]."""
+
+    @jax.jit
+    def scan(gradients):
+        def step(state, g):
+            updates, state = tx.update(g, state)
+            return state, updates
+
+        first = jax.tree.map(lambda g: g[0], gradients) if params is None else params
+        return jax.lax.scan(step, tx.init(first), gradients)
+
+    state, updates = scan(gradients)
+    return jax.tree.map(np.asarray, updates), state
+
+
+def gradients(kind, steps=1000, size=32):
+    rng = np.random.RandomState(0)
+    g = rng.standard_normal((steps, size))
+    if kind == "heavy-tailed":
+        g = rng.standard_t(3, (steps, size))
+    if kind == "sparse":
+        g *= rng.random_sample((steps, size)) < 0.02
+    if kind == "scales":
+        g *= np.logspace(-12, 12, size)
+    return g.astype(np.float32)
+
+
+@every_option
+@pytest.mark.parametrize(
+    ("kind", "decay"),
+    [("normal", 0.9), ("heavy-tailed", 0.9), ("sparse", 0.9), ("scales", 0.9), ("normal", 0.99)],
+)
+def test_agrees_with_the_specification(options, kind, decay):
+    g = gradients(kind)
+    expected = reference.scale_by_rms(g, decay, **options)
+    tx = scale_by_rms(decay, **options)
+    with jax.enable_x64(True):
+        updates, _ = run(tx, jnp.asarray(g, jnp.float64))
+    np.testing.assert_allclose(updates, expected, rtol=1e-13, atol=0)
+
+    # 4 ulp. The rounding errors that any float32 nu collects add up like a random walk, for about
+    # 1 / (1 - decay) steps; or for hundreds, where tiny gradients leave nothing but
+    # nu <- decay nu from a start at 1.
+    lives_on_start = kind == "scales" and options["initial_scale"] == 1.0
+    limit = 16 if lives_on_start else 4 if decay == 0.9 else 10
+    updates, _ = run(tx, jnp.asarray(g))
+    errors = np.abs(updates - expected) / np.spacing(np.abs(expected).astype(np.float32))
+    assert np.max(errors) <= limit
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_place_of_eps(inside):
+    """By hand: nu = 0.25 * 4^2 = 4, so the root is 2 + 2 or sqrt(4 + 2)."""
+    updates, _ = run(scale_by_rms(0.75, eps=2.0, eps_in_sqrt=inside), jnp.array([4.0]))
+    np.testing.assert_allclose(updates, 4 / np.sqrt(6) if inside else 1.0, rtol=1e-6)
+
+
+def test_decay_close_to_one_keeps_its_digits_in_float32():
+    """Rounded to float32, decay and 1 - decay no longer add up to 1: nu would be 1.3e-5 off."""
+    g = np.random.RandomState(0).standard_normal((10_000, 512)).astype(np.float32)
+    _, state = run(scale_by_rms(0.999), jnp.asarray(g))
+    exact = 0.001 * 0.999 ** np.arange(9_999, -1, -1.0) @ g.astype(np.float64) ** 2
+    assert abs(np.mean(state.nu / exact - 1)) < 1e-6
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_a_fall_of_the_gradient_is_followed(decay):
+    g = jnp.array([1e6, 1e-3, 1e-3])
+    updates, _ = run(scale_by_rms(decay, 0.0), g)
+    expected = reference.scale_by_rms(g, decay, 0.0)
+    np.testing.assert_allclose(updates, expected, rtol=1e-6)
+
+
+class TestCentered:
+    """Issue: optax.rmsprop gives NaN for 25 to 36 of these constants, PyTorch for 165."""
+
+    constants = np.unique(
+        np.concatenate(
+            [np.arange(1, 200) / 10, np.arange(1, 100) * 10.0, 10.0 ** np.arange(-4, 7), [1 / 3]]
+        )
+    ).astype(np.float32)
+
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_constant_gradients_stay_finite(self, inside):
+        assert len(self.constants) == 305
+        g = jnp.broadcast_to(jnp.asarray(self.constants), (3000, 305))
+        updates, state = run(scale_by_rms(centered=True, eps_in_sqrt=inside), g)
+        assert np.isfinite(updates).all()
+        assert np.all(state.nu >= 0)
+        bound = self.constants / (1e-4 if inside else 1e-8)
+        assert np.all(updates <= bound * (1 + 1e-6))
+
+    def test_small_variance_keeps_its_digits(self):
+        g = 3 + 1e-4 * np.random.RandomState(0).standard_normal((1500, 64))
+        g = g.astype(np.float32)
+        updates, _ = run(scale_by_rms(centered=True), jnp.asarray(g))
+        expected = reference.scale_by_rms(g, centered=True)
+        assert np.isfinite(updates).all()
+        assert np.median(np.abs(updates / expected - 1)) < 1e-3
+
+    def test_first_bias_corrected_step_is_exact(self):
+        g = jnp.array([3.0, 0.1, -7.0])
+        updates, _ = run(scale_by_rms(centered=True, bias_correction=True, eps=0.5), g[None])
+        np.testing.assert_array_equal(updates[0], g / 0.5)
+
+
+class TestHostileNumbers:
+    @pytest.mark.parametrize("size", [1e20, 3e38, np.inf])
+    @every_option
+    def test_a_huge_gradient_does_not_freeze_its_parameter(self, options, size):
+        g = jnp.ones((1500, 3)).at[0, 1].set(size).at[::2, 2].set(-1.0)
+        updates, state = run(scale_by_rms(eps=1e-3, **options), g)
+        plain, _ = run(scale_by_rms(eps=1e-3, **options), g.at[0, 1].set(1.0))
+        assert np.isfinite(updates).all()
+        assert np.isfinite(state.nu).all()
+        np.testing.assert_array_equal(updates[:, [0, 2]], plain[:, [0, 2]])  # the others untouched
+        if options["bias_correction"] and options["centered"]:
+            updates = updates[1:]  # the variance of a single gradient is 0: g / eps
+        assert np.max(np.abs(updates[:, 1])) <= max(np.max(np.abs(plain[:, 1])), 3.4)
+        np.testing.assert_allclose(updates[-1], plain[-1], rtol=1e-3)  # recovered
+
+    def test_nan_stays_visible(self):
+        g = jnp.ones((3, 2)).at[1, 0].set(jnp.nan)
+        updates, state = run(scale_by_rms(), g)
+        assert np.isnan(updates[1:, 0]).all()
+        assert np.isnan(state.nu[0])
+        assert np.isfinite(updates[:, 1]).all()
+
+    @every_option
+    def test_zero_over_zero_is_zero(self, options):
+        options = options | {"initial_scale": 0.0}
+        updates, _ = run(scale_by_rms(eps=0.0, **options), jnp.zeros((3, 2)))
+        np.testing.assert_array_equal(updates, 0.0)
+
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+    @pytest.mark.parametrize("size", [1e-4, 300.0, 6e4])
+    def test_narrow_gradients_are_squared_in_float32(self, dtype, size):
+        updates, state = run(scale_by_rms(), jnp.full((5, 1), size, dtype))
+        expected = reference.scale_by_rms(
+            np.full((5, 1), np.asarray(dtype(size)).astype(np.float64))
+        )
+        assert state.nu.dtype == jnp.float32
+        np.testing.assert_allclose(updates.astype(np.float64), expected, rtol=4e-3)
+
+    def test_bfloat16_average_does_not_stall(self):
+        _, state = run(scale_by_rms(0.999), jnp.ones((10_000, 1), jnp.bfloat16))
+        np.testing.assert_allclose(state.nu, 1 - 0.999**10_000, rtol=1e-5)
+
+    def test_count_stops_at_its_maximum(self):
+        tx = scale_by_rms(bias_correction=True)
+        last = jnp.iinfo(jnp.int32).max
+        state = RmsState(jnp.int32(last), jnp.ones(2), None)
+        updates, state = tx.update(jnp.ones(2), state)
+        assert state.count == last
+        np.testing.assert_allclose(updates, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@every_option
+def test_complex_gradients_are_scaled_by_their_modulus(options, dtype):
+    rng = np.random.RandomState(0)
+    g = (rng.standard_normal((50, 8)) + 1j * rng.standard_normal((50, 8))).astype(np.complex64)
+    expected = reference.scale_by_rms(g, **options)
+    with jax.enable_x64(dtype == np.complex128):
+        updates, state = run(scale_by_rms(**options), jnp.asarray(g, dtype))
+    assert not np.iscomplexobj(state.nu)
+    assert updates.dtype == dtype
+    rtol = 1e-13 if dtype == np.complex128 else 3e-6
+    np.testing.assert_allclose(updates, expected, rtol=rtol)
+
+
+class TestDerivatives:
+    @pytest.mark.parametrize("inside", [False, True])
+    @pytest.mark.parametrize("centered", [False, True])
+    def test_meta_gradients_are_finite_at_zero(self, inside, centered):
+        tx = scale_by_rms(eps_in_sqrt=inside, centered=centered)
+
+        def loss_after_training(start):
+            params, state = start, tx.init(start)
+            for _ in range(3):
+                g = jax.grad(lambda p: jnp.sum(p[1:] ** 2))(params)  # that of p[0] is always 0
+                updates, state = tx.update(g, state)
+                params = params - 0.1 * updates
+            return jnp.sum(params**2)
+
+        meta = jax.grad(loss_after_training)(jnp.array([1.0, 2.0, 0.0]))
+        assert np.isfinite(meta).all()
+        np.testing.assert_allclose(meta[0], 2.0)  # p[0] never moves: d p[0]^2 = 2 p[0]
+
+    @pytest.mark.parametrize("name", ["decay", "eps", "initial_scale"])
+    def test_hyperparameters_are_differentiable(self, name):
+        g = jnp.asarray(gradients("normal", steps=20, size=4), jnp.float32)
+
+        def last_update(x):
+            tx = scale_by_rms(**({"decay": 0.75, "eps": 0.125, "initial_scale": 0.5} | {name: x}))
+            state, updates = tx.init(g[0]), g
+            for row in g:
+                updates, state = tx.update(row, state)
+            return jnp.sum(updates**2)
+
+        with jax.enable_x64(True):
+            g = g.astype(jnp.float64)
+            derivative = jax.grad(last_update)(0.25)
+            step = 1e-6
+            difference = (last_update(0.25 + step) - last_update(0.25 - step)) / (2 * step)
+        np.testing.assert_allclose(derivative, difference, rtol=1e-6)
+        assert derivative != 0
+
+
+class Layer(eqx.Module):
+    weight: jax.Array
+    activation: object = eqx.field(static=True, default=jnp.tanh)
+
+
+TREES = {
+    "scalar": jnp.float32(2.0),
+    "python number": 2.0,
+    "empty": {},
+    "none": {"a": jnp.ones(3), "b": None, "c": (None, jnp.ones(()))},
+    "size 0": [jnp.ones((0, 3)), jnp.ones(2)],
+    "masked": {"a": jnp.ones(2), "b": optax.MaskedNode()},
+    "frozen dict": flax.core.freeze({"a": {"b": jnp.ones(2)}}),
+    "nnx state": nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param),
+    "equinox": Layer(jnp.ones((2, 2))),
+}
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
+def test_any_pytree(tree, centered):
+    tx = scale_by_rms(0.75, centered=centered)
+    for with_params in (False, True):
+        updates, state = tx.update(tree, tx.init(tree), *([tree] if with_params else []))
+        assert jax.tree.structure(updates) == jax.tree.structure(tree)
+        assert jax.tree.structure(state.nu) == jax.tree.structure(tree)
+        for u, g in zip(jax.tree.leaves(updates), jax.tree.leaves(tree), strict=True):
+            expected = reference.scale_by_rms(np.asarray(g)[None], 0.75, centered=centered)[0]
+            np.testing.assert_allclose(u, expected, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.recursive(
+        hnp.arrays(
+            np.float32,
+            hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+            elements=st.floats(-1e6, 1e6, width=32),
+        ),
+        lambda leaf: st.lists(leaf, max_size=3) | st.dictionaries(st.text(max_size=3), leaf),
+        max_leaves=5,
+    ),
+    st.sampled_from([np.float16, jnp.bfloat16, np.float32, np.complex64]),
+)
+def test_any_tree_shape_and_dtype(tree, dtype):
+    with np.errstate(over="ignore"):  # 1e6 is infinite in float16: that, too
+        tree = jax.tree.map(lambda x: x.astype(dtype), tree)
+    tx = scale_by_rms()
+    updates, state = tx.update(tree, tx.init(tree))
+    for u, g, nu in zip(*map(jax.tree.leaves, (updates, tree, state.nu)), strict=True):
+        assert (u.shape, u.dtype) == (g.shape, g.dtype)
+        assert (nu.shape, nu.dtype) == (g.shape, np.float32)
+        assert np.all(np.abs(u) <= 3.2)
+        assert np.all(np.sign(u.real) == np.sign(g.real.astype(u.real.dtype) * (np.abs(u) > 0)))
+
+
+def test_a_gradient_of_none_leaves_its_accumulators_as_they_were():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    tx = optax.chain(scale_by_rms(centered=True))
+    _, state = tx.update(params, tx.init(params))
+    updates, (new,) = tx.update({"a": jnp.ones(2), "b": None}, state)
+    assert updates["b"] is None
+    np.testing.assert_array_equal(new.nu["b"], state[0].nu["b"])
+    np.testing.assert_array_equal(new.mu["b"], state[0].mu["b"])
+    assert np.all(new.nu["a"] != state[0].nu["a"])
+
+
+def test_init_from_shapes_alone():
+    shapes = {"a": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16), "b": None}
+    state = scale_by_rms(initial_scale=0.1, centered=True).init(shapes)
+    np.testing.assert_array_equal(state.nu["a"], np.full((2, 3), 0.1, np.float32))
+    assert state.mu["a"].dtype == jnp.float32
+    huge = jax.ShapeDtypeStruct((2**33,), jnp.float32)
+    abstract = jax.eval_shape(scale_by_rms().init, huge)
+    assert abstract.nu.shape == (2**33,)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "words"),
+    [
+        ({"decay": 1.0}, ValueError, ["decay=1.0", "[0, 1"]),
+        ({"decay": -0.1}, ValueError, ["decay=-0.1"]),
+        ({"decay": float("nan")}, ValueError, ["decay=nan"]),
+        ({"decay": "0.9"}, TypeError, ["decay='0.9'"]),
+        ({"decay": True}, TypeError, ["decay=True"]),
+        ({"decay": None}, TypeError, ["decay=None"]),
+        ({"eps": -1e-8}, ValueError, ["eps=-1e-08"]),
+        ({"eps": np.float32(-1)}, ValueError, ["eps=-1.0"]),
+        ({"initial_scale": -1}, ValueError, ["initial_scale=-1"]),
+        ({"initial_scale": 1.0, "bias_correction": True}, ValueError, ["initial_scale", "pass"]),
+        ({"decay": jnp.bfloat16(0.999)}, ValueError, ["bfloat16", "hyperparam_dtype"]),
+    ],
+)
+def test_bad_hyperparameters_are_refused(kwargs, error, words):
+    with pytest.raises(error) as raised:
+        scale_by_rms(**kwargs)
+    for word in words:
+        assert word in str(raised.value)

@@ -1,0 +1,155 @@
+"""State and updates keep the types that `init` promised, for every mix of dtypes."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_jax import rmsprop
+
+NARROW = [jnp.float16, jnp.bfloat16, jnp.float32]
+RATES = {
+    "float": lambda: 0.125,
+    "numpy": lambda: np.float32(0.125),
+    "numpy double": lambda: np.float64(0.125),
+    "jax": lambda: jnp.float32(0.125),
+    "jax narrow": lambda: jnp.bfloat16(0.125),
+    "schedule": lambda: optax.linear_schedule(0.25, 0.125, 3),
+    "strong schedule": lambda: lambda count: jnp.float32(0.125) * (count + 1).astype(jnp.float32),
+}
+
+
+def types(tree):
+    """Shape, dtype, weak type and sharding of every leaf, and the tree itself."""
+    return jax.tree.map(lambda x: (jax.typeof(x), x.weak_type, x.sharding), tree)
+
+
+def parameters_and_gradients(x64):
+    """One leaf for every pair of a parameter's dtype and its gradient's, and a scalar."""
+    kinds = [*NARROW, jnp.float64] if x64 else NARROW
+    complex_kinds = [jnp.complex64, jnp.complex128] if x64 else [jnp.complex64]
+    pairs = [*itertools.product(kinds, kinds), *itertools.product(complex_kinds, complex_kinds)]
+    params = {f"{p.__name__} {g.__name__}": jnp.ones((2, 3), p) for p, g in pairs}
+    grads = {f"{p.__name__} {g.__name__}": jnp.full((2, 3), 2, g) for p, g in pairs}
+    return params | {"scalar": jnp.ones((), jnp.float32)}, grads | {
+        "scalar": jnp.ones((), jnp.float32)
+    }
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES.keys())
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+def test_types_are_kept(rate, x64):
+    with jax.enable_x64(x64):
+        params, grads = parameters_and_gradients(x64)
+        tx = rmsprop(rate(), momentum=0.5, centered=True, weight_decay=0.25)
+        traces = []
+
+        @jax.jit
+        def update(grads, state, params):
+            traces.append(1)
+            return tx.update(grads, state, params)
+
+        state = tx.init(params)
+        promised = types(state)
+        for name, nu in state[1].nu.items():
+            assert nu.dtype == (
+                jnp.float64 if name.startswith(("float64", "complex128")) else jnp.float32
+            )
+        assert all(not x.weak_type for x in jax.tree.leaves(state))
+        assert types(jax.jit(tx.init)(params)) == promised
+        for function in (tx.update, *[update] * 5, tx.update):
+            updates, state = function(grads, state, params)
+            assert types(state) == promised
+            assert types(updates) == types(grads)
+        assert len(traces) == 1
+
+        state, updates = jax.lax.scan(
+            lambda state, _: tx.update(grads, state, params)[::-1], state, None, length=2
+        )
+        assert types(state) == promised
+        assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda g: g.dtype, grads)
+
+
+def test_learning_rate_of_any_type_means_the_same():
+    with jax.enable_x64(True):
+        params = jnp.ones(3, jnp.bfloat16)
+        updates = []
+        for rate in RATES.values():
+            tx = rmsprop(rate())
+            state = tx.init(params)
+            _, state = tx.update(params, state)
+            if callable(rate()):
+                continue
+            updates.append(np.asarray(tx.update(params, state)[0], np.float32))
+        assert len(updates) == 5
+        np.testing.assert_array_equal(updates[1:], updates[:-1])
+
+
+AXIS_TYPES = [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto]
+
+
+@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_state_is_sharded_like_the_parameters(axis_type, dtype):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        specs = {"w": jax.P("data", "model"), "b": jax.P("model"), "s": jax.P()}
+        shapes = {"w": (8, 4), "b": (4,), "s": ()}
+        params = {
+            k: jax.device_put(jnp.ones(shapes[k], dtype), jax.NamedSharding(mesh, spec))
+            for k, spec in specs.items()
+        }
+        tx = rmsprop(0.1, momentum=0.5, centered=True, weight_decay=0.1)
+        state = tx.init(params)
+        for accumulator in (state[1].nu, state[1].mu, state[2].trace):
+            for k in specs:
+                assert accumulator[k].sharding.is_equivalent_to(params[k].sharding, len(shapes[k]))
+        for function in (tx.update, jax.jit(tx.update)):
+            updates, new = function(params, state, params)
+            before, after = jax.tree.leaves((params, state)), jax.tree.leaves((updates, new))
+            for old, now in zip(before, after, strict=True):
+                assert now.sharding.is_equivalent_to(old.sharding, old.ndim)
+                assert jax.typeof(now) == jax.typeof(old)
+        compiled = jax.jit(tx.update).lower(params, state, params).compile().as_text()
+        for word in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter"):
+            assert word not in compiled
+
+
+def test_shard_map():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    tx = rmsprop(0.1, momentum=0.5)
+    params = jnp.arange(16.0)
+    state = tx.init(params)
+    specs = jax.tree.map(lambda x: jax.P("x") if x.ndim else jax.P(), state)
+    mapped = jax.shard_map(
+        lambda g, s: tx.update(g, s),
+        mesh=mesh,
+        in_specs=(jax.P("x"), specs),
+        out_specs=(jax.P("x"), specs),
+    )
+    for new, expected in zip(
+        jax.tree.leaves(jax.jit(mapped)(params, state)),
+        jax.tree.leaves(tx.update(params, state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new, expected)
+
+
+def test_donated_state_needs_no_copy():
+    """Peak memory of a step: the gradients besides what is updated in place, and no collectives."""
+    params = jnp.zeros(100_000)
+    for centered in (False, True):
+        tx = rmsprop(centered=centered, momentum=0.5)
+
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state)  # noqa: B023
+            return optax.apply_updates(params, updates), state
+
+        jitted = jax.jit(step, donate_argnums=(0, 1))
+        compiled = jitted.lower(params, tx.init(params), params).compile()
+        memory = compiled.memory_analysis()
+        assert memory.temp_size_in_bytes < 1000
+        assert " copy(" not in compiled.as_text()

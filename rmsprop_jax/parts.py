@@ -1,0 +1,126 @@
+"""What the chains of `dialects` and `recipes` are made of, where Optax has no such part.
+
+Some are parts of Optax that are left out, their state with them, where a number isn't `given`.
+"""
+
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def given(number: Any) -> TypeGuard[Any]:
+    """False for `None` and for a Python 0. An array is given: it may be traced."""
+    return number is not None and not (isinstance(number, int | float) and number == 0)
+
+
+def trace(momentum: Any) -> optax.GradientTransformation:
+    """Adds up updates with the rate momentum."""
+    return optax.trace(momentum) if given(momentum) else optax.identity()
+
+
+def coupled_decay(weight_decay: Any) -> optax.GradientTransformation:
+    """Adds weight_decay p to the gradients."""
+    return optax.add_decayed_weights(weight_decay) if given(weight_decay) else optax.identity()
+
+
+def decoupled_decay(
+    learning_rate: Any, weight_decay: Any, max_lr: Any = None
+) -> optax.GradientTransformation:
+    """Adds -lr weight_decay p to the updates, with lr^2 / max_lr for lr if there is a max_lr."""
+    if not given(weight_decay):
+        return optax.identity()
+
+    def shrink(lr):
+        return -weight_decay * (lr if max_lr is None else lr**2 / max_lr)
+
+    def minus_lr_weight_decay(count):
+        return shrink(learning_rate(count))
+
+    schedule = callable(learning_rate)
+    return optax.add_decayed_weights(minus_lr_weight_decay if schedule else shrink(learning_rate))
+
+
+def inverse_time_decay(learning_rate: Any, decay: Any) -> optax.ScalarOrSchedule:
+    """learning_rate / (1 + decay t)."""
+    if not given(decay):
+        return learning_rate
+    rate = learning_rate if callable(learning_rate) else lambda count: learning_rate
+    return lambda count: rate(count) / (1 + decay * count)
+
+
+def unscale(factor: Any) -> optax.GradientTransformation:
+    """Divides by factor."""
+    return optax.identity() if factor is None else optax.scale(1 / factor)
+
+
+def clip(value: Any, norm: Any, global_norm: Any) -> optax.GradientTransformation:
+    """Keras's three ways to clip, in the order of Keras 2; Keras 3 takes one at a time."""
+    return optax.chain(
+        optax.identity() if value is None else optax.clip(value),
+        optax.identity() if norm is None else clip_by_leaf_norm(norm),
+        optax.identity() if global_norm is None else optax.clip_by_global_norm(global_norm),
+    )
+
+
+def clip_by_leaf_norm(max_norm: Any) -> optax.GradientTransformation:
+    """Clips each array to a norm; Optax has this for all arrays together only."""
+
+    def update(updates, state, params=None):
+        del params
+        scale = lambda g: max_norm / jnp.maximum(jnp.linalg.norm(g.ravel()), max_norm)
+        return jax.tree.map(lambda g: g * scale(g), updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def clip_by_torch_norm(max_norm: float) -> optax.GradientTransformation:
+    """PyTorch's `clip_grad_norm_`, which adds 1e-6 to the norm where Optax's clipping doesn't."""
+
+    def update(updates, state, params=None):
+        del params
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: g * scale, updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Keeps of an array of updates what goes against the gradient, scaled up for what doesn't."""
+
+    def update(updates, state, params=None):
+        new_updates, state = inner.update(updates, state, params)
+
+        def mask(u, g):
+            # The sign of the product, from the signs of the factors: it can't underflow.
+            against = jnp.real(jnp.sign(u) * jnp.conj(jnp.sign(g))) < 0
+            share = jnp.mean(against, dtype=jnp.real(u).dtype)
+            return u * against / jnp.maximum(share, 1e-3)
+
+        return jax.tree.map(mask, new_updates, updates), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def by_component(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Treats the real and imaginary parts of complex leaves as two parameters.
+
+    As `optax.contrib.split_real_and_imaginary` does, but without a layer in the state of a tree
+    that has no complex leaf, and so that a NaN in one part stays out of the other.
+    """
+
+    def pairs(tree):
+        return jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else x, tree)
+
+    def join(g, u):
+        return jax.lax.complex(*u) if jnp.iscomplexobj(g) else u
+
+    def init(params):
+        return inner.init(pairs(params))
+
+    def update(updates, state, params=None):
+        new_updates, state = inner.update(pairs(updates), state, pairs(params))
+        return jax.tree.map(join, updates, new_updates), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,585 @@
+"""`dialects`: each framework's RMSProp, against the framework itself."""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import unittest
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from oracles import LIVE, RECORDED, TOLERANCES
+from trajectories import RECORDED_STEPS, SCHEDULES, gradients, initial_params, recorded
+
+from rmsprop_jax import RmsState, dialects, scale_by_rms
+
+NAMES = dialects.__all__
+
+
+def float64(test):
+    """Runs a test with JAX's double precision."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        with jax.enable_x64(True):
+            return test(*args, **kwargs)
+
+    return run
+
+
+def parameters(tx, params, grads) -> list[Any]:
+    """The parameters after each of the gradients."""
+    state, result = tx.init(params), []
+    for g in grads:
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        result.append(params)
+    return result
+
+
+def available(framework):
+    """The framework's name, or a skip where it can't run."""
+    try:
+        if framework == "keras":
+            oracles.import_keras()
+        elif framework == "timm":
+            oracles.import_timm_rmsprop()
+        elif framework in ("pytorch", "burn"):
+            importlib.import_module("torch")
+    except ImportError as error:
+        pytest.skip(str(error))
+    return framework
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+# 1,000 steps beside the frameworks.
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("framework", LIVE)
+def test_live_framework(framework, dtype):
+    distances = oracles.compare(available(framework), dtype)
+    assert distances.shape == (len(LIVE[framework]), len(SCHEDULES))
+    assert distances.max() <= TOLERANCES[dtype], LIVE[framework][distances.max(-1).argmax()]
+
+
+@pytest.mark.parametrize(
+    ("framework", "dtype"),
+    [(name, dtype) for name in RECORDED for dtype in TOLERANCES if dtype in recorded(name)[1]],
+)
+def test_recorded_framework(framework, dtype):
+    distances = oracles.compare_recorded(framework, dtype)
+    assert distances.shape == (len(recorded(framework)[0]),)
+    assert distances.max() <= TOLERANCES[dtype], recorded(framework)[0][distances.argmax()]
+
+
+@pytest.mark.parametrize("framework", ["timm", "keras"])
+def test_weak_decoupled_decay_is_closer_to_exact_than_the_framework(framework):
+    mine, theirs = oracles.drift(available(framework))
+    assert theirs > TOLERANCES["float32"]
+    assert mine < theirs / 2
+
+
+def test_burn_gives_the_numbers_in_its_own_tests():
+    # test_rmsprop_optimizer_with_numbers_basic: a linear layer of ones, and the sum of its outputs
+    # is differentiated, so that all columns of the weight are equal.
+    batches = np.array(
+        [
+            [0.6294, 0.0940, 0.8176, 0.8824, 0.5228, 0.4310],
+            [0.7152, 0.9559, 0.7893, 0.5684, 0.5939, 0.8883],
+            [0.8491, 0.2108, 0.8939, 0.4433, 0.5527, 0.2528],
+            [0.3270, 0.0412, 0.5538, 0.9605, 0.3195, 0.9085],
+        ]
+    ).reshape(2, 2, 6)
+    grads = [(jnp.float32(x.sum(0)), jnp.float32(len(x))) for x in batches]
+    tx = dialects.burn(0.01, alpha=0.99, epsilon=1e-8, weight_decay=0.05, momentum=0.9)
+    weight, bias = parameters(tx, (jnp.ones(6), jnp.float32(0.5)), grads)[-1]
+    expected = [0.743937, 0.783809, 0.742881, 0.740366, 0.748005, 0.743710]
+    np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(bias, 0.239199, rtol=0, atol=1e-6)
+
+
+# What makes a dialect, undone: each has to fail the comparisons above.
+
+
+def deviation_from_the_new_mean(decay, eps, *, eps_in_sqrt=False, initial_scale=0.0, **options):
+    """A centered second moment that isn't the variance: it averages (g - new mean)^2."""
+
+    def init(params):
+        return jnp.full_like(params, initial_scale), jnp.zeros_like(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        g, (nu, mu) = updates, state
+        mu = decay * mu + (1 - decay) * g
+        nu = decay * nu + (1 - decay) * (g - mu) ** 2
+        return g / (jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps), (nu, mu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_option(name, change):
+    """`scale_by_rms` with one option other than asked for."""
+    default = inspect.signature(scale_by_rms).parameters[name].default
+
+    def mutant(*args, **options):
+        return scale_by_rms(*args, **options | {name: change(options.get(name, default))})
+
+    return mutant
+
+
+RATE, TRACE = r"( *_optax\.scale_by_learning_rate\(.*\n)", r"( *\S.*\btrace\(.*\n)"
+MUTATIONS: dict[str, Any] = {  # another `scale_by_rms`, or a replacement in the dialect's source
+    "nothing": scale_by_rms,
+    "place of eps": with_option("eps_in_sqrt", lambda inside: not inside),
+    "start value": with_option("initial_scale", lambda start: 1.0 - start),
+    "centering": with_option("centered", lambda centered: False),
+    "form of centering": deviation_from_the_new_mean,
+    "place of the learning rate": (
+        (RATE + TRACE, r"\2\1"),
+        (TRACE + RATE, r"\2\1"),
+        ("if lr_in_momentum else", "if not lr_in_momentum else"),
+    ),
+    "order of weight decay": (
+        (
+            rf" *parts.coupled_decay\(weight_decay\),\n(.*\n(?:{RATE}|{TRACE}){{2}})",
+            r"\1parts.decoupled_decay(RATE, weight_decay),\n",
+        ),
+        (
+            r"( *scale_by_rms\(.*\n(?:.*\n)*) *parts.decoupled_decay\(learning_rate, .*\n",
+            r"parts.coupled_decay(weight_decay),\n\1",
+        ),
+        ("if decoupled_decay else", "if not decoupled_decay else"),
+    ),
+    "place of maximize": ((r"( *_optax.scale\(-1.0\).*\n)( *parts.coupled_decay.*\n)", r"\2\1"),),
+}
+WITHOUT = {  # what a framework doesn't have, or always has
+    "centering": ["mlx"],
+    "form of centering": ["mlx"],
+    "place of the learning rate": ["mlx"],
+    "order of weight decay": [
+        *("tf_keras_legacy", "tensorflow1", "sonnet", "optax", "mlx", "chainer_graves")
+    ],
+    "place of maximize": [name for name in (*LIVE, *RECORDED) if name != "pytorch"],
+}
+MUTANTS = [
+    (framework, mutation)
+    for framework in [*LIVE, *(name for name in RECORDED if name != "mxnet")]  # it has no float64
+    for mutation in MUTATIONS
+    if framework not in WITHOUT.get(mutation, ())
+]
+
+
+def mutant(dialect, mutation):
+    """A dialect with one mistake."""
+    function = getattr(dialects, dialect)
+    source, change, namespace = inspect.getsource(function), MUTATIONS[mutation], {}
+    if isinstance(change, tuple):
+        first = next(iter(inspect.signature(function).parameters))
+        new = [re.subn(old, new.replace("RATE", first), source) for old, new in change]
+        ((source, _),) = [(text, count) for text, count in new if count == 1]
+    else:
+        namespace = {"scale_by_rms": change}
+    exec(source, namespace := vars(dialects) | namespace)
+    return namespace[dialect]
+
+
+def with_everything(framework):
+    """The index and the arguments of a configuration with all that the framework has."""
+    if framework in LIVE:
+        configs = list(enumerate(LIVE[framework]))
+    else:
+        every = enumerate(recorded(framework)[0])
+        configs = [(i, config["kwargs"]) for i, config in every if config["schedule"] == "step"]
+    return max(configs, key=lambda config: sum(map(bool, config[1].values())))
+
+
+@pytest.fixture(scope="module")
+def mutant_trajectories():
+    factories = []
+    for framework, mutation in MUTANTS:
+        dialect = RECORDED.get(framework, framework)
+        calls = types.SimpleNamespace(**{dialect: mutant(dialect, mutation)})
+        config = with_everything(framework)[1]
+        factories.append(functools.partial(oracles.call, framework, config, calls=calls))
+    result = oracles.run(factories, "float64")[:, SCHEDULES.index("step")]
+    return dict(zip(MUTANTS, result, strict=True))
+
+
+@pytest.mark.parametrize(("framework", "mutation"), MUTANTS)
+def test_every_mistake_is_noticed(framework, mutation, mutant_trajectories):
+    index, _ = with_everything(framework)
+    mutated = mutant_trajectories[framework, mutation]
+    if framework in LIVE:
+        real = oracles.live(available(framework), "float64")[index, SCHEDULES.index("step")]
+    else:
+        real = recorded(framework)[1]["float64"][index]
+        mutated = mutated[np.array(RECORDED_STEPS) - 1]
+    distance = oracles.distance(mutated, real)
+    if mutation == "nothing":
+        assert distance <= TOLERANCES["float64"]
+    else:
+        assert distance > 10 * TOLERANCES["float32"]
+
+
+# What `optax.rmsprop` can't express.
+
+
+@float64
+def test_learning_rate_outside_the_momentum():
+    rates = jnp.array([0.1, 0.0, 0.0])
+    schedule = lambda count: rates[count]
+    alike = {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}
+    start, grads = jnp.array(1.0), [jnp.array(1.0)] * 3
+    stopped = parameters(dialects.pytorch(schedule, momentum=0.9), start, grads)
+    np.testing.assert_allclose(stopped, [9.9999990277e-08] * 3, rtol=1e-9)
+    for make in (optax.rmsprop, dialects.optax):
+        coasting = parameters(make(schedule, **alike), start, grads)
+        np.testing.assert_allclose(coasting, 1 - np.array([1.0, 1.9, 2.71]), rtol=0, atol=1e-6)
+
+
+@float64
+def test_coupled_and_decoupled_weight_decay():
+    start, grads = jnp.array([2.0, -3.0]), [jnp.zeros(2)]
+    coupled = dialects.pytorch(0.01, weight_decay=0.1)
+    expected = [1.90000005, -2.90000003]
+    np.testing.assert_allclose(parameters(coupled, start, grads)[0], expected, rtol=0, atol=1e-8)
+    for decoupled in (
+        dialects.keras(0.01, weight_decay=0.1),
+        dialects.timm(0.01, weight_decay=0.1, decoupled_decay=True),
+    ):
+        np.testing.assert_allclose(parameters(decoupled, start, grads)[0], [1.998, -2.997], 1e-15)
+    np.testing.assert_array_equal(parameters(optax.rmsprop(0.01), start, grads)[0], start)
+
+
+@float64
+def test_caution():
+    start, grads = jnp.ones(2), [jnp.ones(2), jnp.array([-0.01, 1.0])]
+    careful = parameters(dialects.timm(0.1, momentum=0.9, caution=True), start, grads)
+    careless = parameters(dialects.timm(0.1, momentum=0.9), start, grads)
+    np.testing.assert_allclose(careful[0], [0.9, 0.9], rtol=1e-9)
+    # The first waits; the second of two makes two steps of 0.09 + 0.1.
+    np.testing.assert_allclose(careful[1], [0.9, 0.9 - 2 * 0.19], rtol=1e-9)
+    np.testing.assert_allclose(careless[1], [0.9 - 0.09 + 0.001 / 0.90001**0.5, 0.71], rtol=1e-9)
+
+
+# PyTorch's own tests, and what only PyTorch has.
+
+
+@pytest.fixture
+def common_optimizers(torch, monkeypatch):
+    """PyTorch's own test configurations."""
+    if importlib.util.find_spec("expecttest") is None:  # what they import, and don't use
+        stub = types.ModuleType("expecttest")
+        vars(stub)["TestCase"] = unittest.TestCase
+        monkeypatch.setitem(sys.modules, "expecttest", stub)
+    return pytest.importorskip("torch.testing._internal.common_optimizers")
+
+
+@float64
+def test_pytorchs_list_of_configurations(torch, common_optimizers):
+    inputs = common_optimizers.optim_inputs_func_rmsprop("cpu")
+    assert len(inputs) >= 8
+    random = np.random.RandomState(0)
+    start = {"weight": random.standard_normal((4, 3)), "bias": random.standard_normal(4)}
+    grads = [{k: random.standard_normal(v.shape) for k, v in start.items()} for _ in range(30)]
+    for config in inputs:
+        theirs = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start.items()}
+        opt = torch.optim.RMSprop(theirs.values(), **config.kwargs)
+        mine = parameters(
+            dialects.pytorch(**config.kwargs), jax.tree.map(jnp.asarray, start), grads
+        )
+        for g, p in zip(grads, mine, strict=True):
+            for k, v in theirs.items():
+                v.grad = torch.tensor(g[k])
+            opt.step()
+            for k, v in theirs.items():
+                np.testing.assert_allclose(
+                    p[k], v.detach(), rtol=0, atol=1e-13, err_msg=config.desc
+                )
+
+
+def test_pytorchs_error_inputs(torch, common_optimizers):
+    errors = common_optimizers.optim_error_inputs_func_rmsprop("cpu", torch.float64)
+    inputs = [error.optimizer_error_input for error in errors]
+    # The others are about lists of parameters, which aren't an argument here.
+    about_numbers = [config for config in inputs if config.params is None]
+    assert len(about_numbers) >= 2
+    for config in about_numbers:
+        kwargs: dict[str, Any] = {
+            k: jnp.asarray(v.numpy()) if torch.is_tensor(v) else v for k, v in config.kwargs.items()
+        }
+        with pytest.raises(ValueError, match="must be"):
+            dialects.pytorch(**kwargs)
+
+
+@float64
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"momentum": 0.5, "centered": True, "weight_decay": 0.1},
+        {"maximize": True, "alpha": 0.5},
+    ],
+)
+def test_complex_parameters(torch, config):
+    target = np.array([1 + 2j, -3 + 0.5j, 0.25j])
+    start = np.array([0.5 - 1j, 2 + 2j, -1 + 0j])
+    z = torch.nn.Parameter(torch.tensor(start))
+    opt = torch.optim.RMSprop([z], **config)
+    loss = lambda z: jnp.sum(jnp.abs(z**2 - target) ** 2)
+    tx = dialects.pytorch(**config)
+    mine: Any = jnp.asarray(start)
+    state = tx.init(mine)
+    for _ in range(50):
+        opt.zero_grad()
+        ((z**2 - torch.tensor(target)).abs() ** 2).sum().backward()
+        opt.step()
+        updates, state = tx.update(jnp.conj(jax.grad(loss)(mine)), state, mine)
+        mine = optax.apply_updates(mine, updates)
+    np.testing.assert_allclose(mine, z.detach().numpy(), rtol=1e-11)
+
+
+# In the place of `optax.rmsprop`.
+
+
+def test_optax_signature():
+    mine, theirs = inspect.signature(dialects.optax), inspect.signature(optax.rmsprop)
+    assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.parameters.values()
+    ]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_optax_values(dtype):
+    """Every step starts from Optax's own state, so that differences don't add up."""
+
+    def run(config, start, grads):
+        theirs, mine = optax.rmsprop(2.0**-7, **config), dialects.optax(2.0**-7, **config)
+
+        def step(carry, g):
+            params, state, count = carry
+            second, *rest = state
+            # Our averages are kept bias-corrected, and centered.
+            weight = 1 - config.get("decay", 0.9) ** count if "bias_correction" in config else 1
+            weight = jnp.where(count == 0, 1, weight).astype(dtype)
+            mu = second.mu / weight if config.get("centered") else None
+            nu = second.nu / weight - (0 if mu is None else mu**2)
+            converted: Any = (RmsState(count, nu, mu), *rest)
+            ours, _ = mine.update(g, converted, params)
+            updates, state = theirs.update(g, state, params)
+            new = params + updates
+            return (new, state, count + 1), (new, params + ours)
+
+        return jax.lax.scan(step, (start, theirs.init(start), jnp.int32(0)), grads)[1]
+
+    def run_all(start, grads):
+        return [run(config, start, grads) for config in LIVE["optax"]]
+
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
+        start = jnp.asarray(initial_params(dtype))
+        results = jax.jit(run_all)(start, jnp.asarray(gradients(dtype)[:300]))
+    for config, result in zip(LIVE["optax"], results, strict=True):
+        theirs, mine = map(np.asarray, result)
+        ulp = np.spacing(np.maximum(np.abs(theirs), 1))  # of 1 for a parameter on its way past 0
+        assert np.max(np.abs(mine - theirs) / ulp) <= 2, config
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_body_has_at_most_fifteen_lines(name):
+    (function,) = ast.parse(inspect.getsource(getattr(dialects, name))).body
+    assert isinstance(function, ast.FunctionDef)
+    assert ast.get_docstring(function)
+    first, last = function.body[1], function.body[-1]
+    assert last.end_lineno is not None
+    assert last.end_lineno - first.lineno + 1 <= 15
+
+
+@pytest.mark.parametrize("name", ["pytorch", "timm", "keras"])
+def test_signature_is_that_of_the_framework(name):
+    available(name)
+    if name == "keras":
+        framework = oracles.import_keras().optimizers.RMSprop
+    elif name == "timm":
+        framework = oracles.import_timm_rmsprop()
+    else:
+        framework = importlib.import_module("torch").optim.RMSprop
+    arguments = list(inspect.signature(framework.__init__).parameters.values())
+    theirs = [(p.name, p.default) for p in arguments if p.name not in ("self", "params", "kwargs")]
+    arguments = inspect.signature(getattr(dialects, name)).parameters.values()
+    mine = [(p.name, p.default) for p in arguments if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert mine == theirs
+    only_ours = [p.name for p in arguments if p.kind == p.KEYWORD_ONLY]
+    assert only_ours == (["max_lr"] if name == "timm" else [])
+
+
+def halving(count):
+    """A learning rate that tells a buffer of updates from one of directions."""
+    return 0.5**count
+
+
+BASE = {"momentum": 0.5, "weight_decay": 0.25}
+OTHER: dict[str, Any] = {  # another value for each argument; 0.5 for those that aren't here
+    **dict.fromkeys(["centered", "maximize", "nesterov", "bias_correction"], True),
+    **dict.fromkeys(["capturable", "foreach", "differentiable", "use_locking", "use_ema"], True),
+    **dict.fromkeys(["decoupled_decay", "corrected_weight_decay", "caution"], True),
+    **dict.fromkeys(["eps_in_sqrt", "lr_in_momentum"], False),
+    **dict.fromkeys(["gradient_accumulation_steps", "ema_overwrite_frequency"], 2),
+    **dict.fromkeys(["grad_clip", "grad_clipping"], "of the framework"),
+    "name": "mine",
+    "momentum": 0.75,
+    "weight_decay": 0.125,
+}
+NEEDS = {  # what has to be there for an argument to have an effect
+    "corrected_weight_decay": {"decoupled_decay": True, "max_lr": 1.0},
+    "eps_in_sqrt": {"eps": 0.5},
+    "max_lr": {"decoupled_decay": True, "corrected_weight_decay": True, "max_lr": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(name, a) for name in NAMES for a in inspect.signature(getattr(dialects, name)).parameters],
+)
+def test_every_argument_is_honoured_or_refused(name, argument):
+    dialect = getattr(dialects, name)
+    arguments = list(inspect.signature(dialect).parameters)
+    base = {k: v for k, v in BASE.items() if k in arguments} | {arguments[0]: halving}
+    base |= NEEDS.get(argument, {})
+    other = base | {argument: OTHER.get(argument, 0.5)}
+    text = re.search(rf"^  {argument}: (.*)", inspect.getdoc(dialect) or "", re.M)
+    assert text is not None, "not documented"
+    if text[1].startswith("must be"):
+        with pytest.raises(ValueError, match=rf"{argument}: .*optax\."):
+            dialect(**other)
+        return
+    stream = np.random.RandomState(0)
+    params = (jnp.ones(3), jnp.ones(2))  # two, to tell a norm from the global one
+    grads = [jax.tree.map(lambda p: jnp.float32(stream.randn(*p.shape)), params) for _ in range(4)]
+    results = [parameters(dialect(**kwargs), params, grads)[-1] for kwargs in (base, other)]
+    same = jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, rtol=1e-6, atol=0), *results))
+    assert same == ("without effect" in text[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_may_be_traced(name):
+    dialect = getattr(dialects, name)
+    arguments = inspect.signature(dialect).parameters
+    numbers = {"lr": 0.25, "learning_rate": 0.25, "momentum": 0.5, "weight_decay": 0.25}
+    numbers |= dict.fromkeys(["alpha", "rho", "decay", "eps", "epsilon"], 0.5)
+    numbers = {k: v for k, v in numbers.items() if k in arguments}
+    params, grads = jnp.arange(1.0, 4.0), [jnp.arange(-1.0, 2.0), jnp.ones(3)]
+    run = lambda numbers: parameters(dialect(**numbers), params, grads)
+    np.testing.assert_allclose(jax.jit(run)(numbers), run(numbers), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, p.name)
+        for name in NAMES
+        for p in inspect.signature(getattr(dialects, name)).parameters.values()
+        if p.annotation is not bool
+        and p.name not in ("name", "foreach", "ema_momentum", "ema_overwrite_frequency")
+        and p.name not in ("gradient_accumulation_steps", "grad_clip", "grad_clipping")
+        and not (name == "optax" and p.name == "learning_rate")  # Optax's users ascend by it
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, argument):
+    dialect = getattr(dialects, name)
+    required = {next(iter(inspect.signature(dialect).parameters)): 0.1}
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"^(learning_rate|{argument})=.* out of range"):
+            dialect(**required | {argument: wrong})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dialects.pytorch(alpha=1.0), "alpha"),
+        (lambda: dialects.pytorch(lr=jnp.array([1.0])), "lr must be a scalar"),
+        (lambda: dialects.timm(halving, corrected_weight_decay=True), "max_lr"),
+        (lambda: dialects.keras(momentum=1.5), "momentum"),
+        (lambda: dialects.keras(clipnorm=1.0, clipvalue=1.0), "Only one of"),
+        (lambda: dialects.keras(clipnorm=0.0), "clipnorm=0"),
+        (lambda: dialects.tf_keras_legacy(clipnorm=1.0, global_clipnorm=1.0), "Only one of"),
+        (lambda: dialects.tf_keras_legacy(momentum=1.5), "momentum"),
+        (lambda: dialects.optax(0.1, initial_scale=1.0, bias_correction=True), "initial_scale"),
+    ],
+)
+def test_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_tf_keras_legacy_replaces_an_epsilon_of_0():
+    params, grads = jnp.zeros(2), [jnp.array([1e-4, 1.0])]
+    for momentum in (0.0, 0.5):
+        results = [
+            parameters(dialects.tf_keras_legacy(momentum=momentum, epsilon=eps), params, grads)[0]
+            for eps in (0, None, 1e-7, 1e-9)
+        ]
+        np.testing.assert_array_equal(results[0], results[2])
+        np.testing.assert_array_equal(results[1], results[2])
+        assert results[0][0] != results[3][0]
+
+
+def test_tf_keras_legacy_decays_the_learning_rate_and_clips_in_its_order():
+    schedule = lambda count: 0.5 / (1 + 0.25 * count)
+    params, grads = jnp.zeros(2), [jnp.array([3.0, 4.0])] * 3
+    both = dialects.tf_keras_legacy(0.5, clipvalue=3.0, clipnorm=2.0, decay=0.25, epsilon=1.0)
+    plain = dialects.tf_keras_legacy(schedule, epsilon=1.0)
+    clipped = [jnp.full(2, 2.0**0.5)] * 3  # by value to [3, 3], then by norm
+    mine, expected = parameters(both, params, grads), parameters(plain, params, clipped)
+    np.testing.assert_allclose(mine, expected, rtol=1e-6)
+
+
+CENTERED = [
+    name for name in NAMES if "centered" in inspect.signature(getattr(dialects, name)).parameters
+]
+
+
+@pytest.mark.parametrize("name", [*CENTERED, "graves"])
+def test_variance_is_exact_where_frameworks_give_nan(name):
+    # The variance of a constant is rho^t (1 - rho^t) g^2, of rho = 0.5 soon far below g^2's ulp.
+    dialect = getattr(dialects, name)
+    arguments = inspect.signature(dialect).parameters
+    rho = next(k for k in ("alpha", "rho", "decay") if k in arguments)
+    options = {rho: 0.5} | ({"centered": True} if name != "graves" else {})
+    tx = dialect(0.1, **options)
+    state = tx.init(jnp.zeros(1))
+    for _ in range(40):
+        updates, state = tx.update(jnp.array([1.7]), state)
+        assert jnp.all(jnp.isfinite(updates))
+    (rms,) = [s for s in jax.tree.leaves(state, is_leaf=is_rms) if is_rms(s)]
+    start = 1.0 if name in ("timm", "stable_baselines3", "tensorflow1") else 0.0
+    exact = 0.5**40 * (start + (1 - 0.5**40) * 1.7**2)
+    np.testing.assert_allclose(rms.nu, exact, rtol=1e-5)
+
+
+def is_rms(x):
+    return isinstance(x, RmsState)
+
+
+def test_pytorch_gives_nan_where_the_variance_is_0(torch):
+    p = torch.nn.Parameter(torch.zeros(1))
+    opt = torch.optim.RMSprop([p], alpha=0.9, centered=True)
+    for _ in range(200):
+        p.grad = torch.full((1,), 1.5)
+        opt.step()
+    assert p.isnan().all()  # the reason for the difference that the dialects document

@@ -68,7 +68,7 @@ def torch_step(size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--size", type=int, default=50_000_000)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()

@@ -45,13 +45,14 @@ def compiled(
       A function with the signature of `factory`.
     """
     signature = inspect.signature(factory)
+    build: Callable[..., Any] = factory
 
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         program, arrays = _split(bound.arguments)
-        transformation = factory(**_join(program, arrays))
+        transformation = build(**_join(program, arrays))
 
         def init(params):
             state = transformation.init(params)

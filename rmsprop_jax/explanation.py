@@ -1,13 +1,15 @@
 """What an optimizer does, in words: its update as lines of text, and eps moved over the root."""
 
+import argparse
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax import core
 
 from rmsprop_jax import dialects
 from rmsprop_jax.transform import check_range
@@ -139,17 +141,27 @@ def dialect_table() -> str:
 
     Example:
       >>> from rmsprop_jax.explanation import dialect_table
-      >>> print(dialect_table().splitlines()[0])
-      | dialect | defaults | nu from | eps | centered | learning rate | weight decay |
+      >>> [cell.strip() for cell in dialect_table().splitlines()[0].split("|")[1:4]]
+      ['dialect', 'defaults', 'nu from']
     """
     header = ("dialect", "defaults", "nu from", "eps", "centered", "learning rate", "weight decay")
-    rows = [header, ("---",) * len(header)]
+    rows: list[tuple[str, ...]] = [header]
     for name in dialects.__all__:
         dialect = getattr(dialects, name)
         columns = zip(*map(_traits, _variants(dialect)), strict=True)
         traits = [" or ".join(dict.fromkeys(filter(None, column))) or "-" for column in columns]
         rows.append((name, _defaults(dialect), *traits))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+def main(args: Sequence[str]) -> None:
+    """The command `rmsprop-jax dialects`."""
+    description = "Sets the RMSProps of all frameworks beside each other."
+    argparse.ArgumentParser("rmsprop-jax dialects", description=description).parse_args(args)
+    print(dialect_table())
 
 
 class EpsConversion(NamedTuple):
@@ -267,6 +279,6 @@ def _text(name: str, value: Any) -> str:
         own_name = getattr(value, "__name__", "<lambda>")
         return f"{name if own_name == '<lambda>' else own_name}(t)"
     is_scalar = isinstance(value, int | float | jax.Array | np.ndarray) and np.ndim(value) == 0
-    if not is_scalar or isinstance(value, jax.core.Tracer):
+    if not is_scalar or isinstance(value, core.Tracer):
         return name
     return f"{float(value):.12g}"

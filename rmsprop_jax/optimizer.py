@@ -21,7 +21,7 @@ def rmsprop(
     bias_correction: bool = False,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
-    weight_decay: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp, in the order of operations that PyTorch has.
@@ -46,11 +46,11 @@ def rmsprop(
       initial_scale: value at which nu starts, 0 or more.
       centered: divide by the standard deviation of the gradients, not by their root mean square.
       bias_correction: free the averages of the value they start at.
-      momentum: rate of the trace, in [0, 1]; `None` leaves it out, and its buffer with it.
+      momentum: rate of the trace, in [0, 1); `None` leaves it out, and its buffer with it.
       nesterov: look ahead by one step of momentum.
-      weight_decay: coefficient of p, 0 or more, coupled: it is added to the gradient, enters nu,
-        and is divided by the root like the gradient. `None` leaves it out; otherwise `update`
-        needs `params`.
+      weight_decay: coefficient of p, 0 or more, or a schedule; coupled: it is added to the
+        gradient, enters nu, and is divided by the root like the gradient. `None` leaves it out;
+        otherwise `update` needs `params`.
       mask: which parameters decay, as in `optax.masked`: a tree of booleans or a function from
         parameters to one.
 
@@ -81,7 +81,8 @@ def rmsprop(
         check_range("learning_rate", learning_rate)
     parts = []
     if weight_decay is not None:
-        check_range("weight_decay", weight_decay)
+        if not callable(weight_decay):
+            check_range("weight_decay", weight_decay)
         parts.append(optax.add_decayed_weights(weight_decay, mask))
     elif mask is not None:
         raise ValueError("mask chooses the parameters that decay: it needs a weight_decay.")

@@ -1,7 +1,7 @@
 """The mathematics of RMSProp: one transformation, one state."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ class RmsState(NamedTuple):
         complex parameters; else `None`.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     nu: optax.Updates
     mu: optax.Updates | None
 
@@ -116,7 +116,7 @@ def scale_by_rms(
             "average: pass initial_scale=0 or bias_correction=False."
         )
 
-    def init_fn(params):
+    def init_fn(params: Any) -> Any:
         count = jnp.zeros([], jnp.int32)
         nu = jax.tree.map(
             lambda p: jnp.full_like(p, initial_scale, dtype=jnp.finfo(_wide_dtype(p)).dtype), params
@@ -124,9 +124,9 @@ def scale_by_rms(
         mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_wide_dtype(p)), params)
         return RmsState(count, nu, mu if centered else None)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates: Any, state: Any, params: Any = None) -> Any:
         del params
-        count = optax.safe_increment(state.count)
+        count: Any = optax.safe_increment(state.count)
 
         def update_leaf(g, nu, mu):
             if g is None:

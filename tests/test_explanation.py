@@ -101,7 +101,8 @@ def test_numbers_known_only_under_jit_appear_by_name():
 
 
 def test_dialect_table():
-    header, _, *rows = [row.strip("| ").split(" | ") for row in dialect_table().splitlines()]
+    lines = [line.split("|")[1:-1] for line in dialect_table().splitlines()]
+    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
     cells = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert set(cells) == set(dialects.__all__)
     assert cells["timm"]["nu from"] == cells["tensorflow1"]["nu from"] == "1"

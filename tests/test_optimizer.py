@@ -76,6 +76,17 @@ def test_nesterov_looks_ahead():
     np.testing.assert_allclose(params.ravel(), [-1.5, -1.5 - 1.75])
 
 
+def test_weight_decay_may_be_a_schedule():
+    params, g = jnp.array([2.0, -4.0]), jnp.array([1.0, 1.0])
+    tx = rmsprop(0.5, weight_decay=lambda count: 0.25 * count)
+    first, state = tx.update(g, tx.init(params), params)
+    second, _ = tx.update(g, state, params)
+    plain = rmsprop(0.5)
+    expected, state = plain.update(g, plain.init(params))
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_allclose(second, plain.update(g + 0.25 * params, state)[0], rtol=1e-6)
+
+
 def test_weight_decay_enters_the_average_and_obeys_its_mask():
     params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
     grads = jax.tree.map(jnp.zeros_like, params)

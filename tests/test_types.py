@@ -151,5 +151,6 @@ def test_donated_state_needs_no_copy():
         jitted = jax.jit(step, donate_argnums=(0, 1))
         compiled = jitted.lower(params, tx.init(params), params).compile()
         memory = compiled.memory_analysis()
+        assert memory is not None
         assert memory.temp_size_in_bytes < 1000
         assert " copy(" not in compiled.as_text()

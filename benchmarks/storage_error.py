@@ -1,0 +1,146 @@
+"""Error of stored accumulators: how far the root of nu is from that of the float32 one.
+
+    python benchmarks/storage_error.py [--size 16384] [--fall]
+
+Bias is the mean over the elements of sqrt(nu / exact nu) - 1, spread its standard deviation, both
+in percent, after 8 / (1 - decay) steps from 0, and 1,000 or more for sparse gradients. Scales of
+the gradients are equal, or log-normal within the array with a standard deviation of two octaves.
+`U8 3-bit` is U8 with a range of its own, `nearest` bfloat16 rounded to nearest, and `bitsandbytes`,
+if installed, its own RMSprop8bit. With --fall: median and mean of nu / exact nu, in percent off 1,
+10 / (1 - decay) steps after the scale of Gaussian gradients has changed.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmsprop_jax import scale_by_rms
+from rmsprop_jax.storage import BF16, U8, U16, store, unpack
+
+FORMATS = {
+    "U16": U16,
+    "BF16": BF16,
+    "U8": U8,
+    "U8 3-bit": U8.with_range(2.0**-18, 2.0**13),
+    "nearest": jnp.bfloat16,
+}
+KINDS = ("Gaussian", "Student-t(3)", "1 %-sparse")
+DECAYS = (0.9, 0.99, 0.999)
+
+
+def pool(kind, size, steps=1024):
+    """Gradients of some steps, to be dealt out again and again in an order of their own."""
+    rng = np.random.default_rng(0)
+    if kind == "Student-t(3)":
+        return rng.standard_t(3, (steps, size)).astype(np.float32)
+    g = rng.standard_normal((steps, size), np.float32)
+    return g * (rng.random((steps, size)) < 0.01) if kind == "1 %-sparse" else g
+
+
+def scales(name, size):
+    octaves = 2 * np.random.default_rng(1).standard_normal(size)
+    return (2.0**octaves if name == "log-normal" else np.ones(size)).astype(np.float32)
+
+
+def order(steps, rows, size):
+    """For each step a row of the pool, and by how much it is rolled, so that none comes twice."""
+    rng = np.random.default_rng(2)
+    return rng.integers(rows, size=steps), rng.integers(size, size=steps)
+
+
+def ours(formats, decay, gradients, scale, deals, start=None, factor=1.0):
+    """nu of every format, and the exact one as `float32`, after the steps that are dealt."""
+    plain = scale_by_rms(decay)
+    transformations = {"float32": plain} | {n: store(plain, nu=f) for n, f in formats.items()}
+
+    @jax.jit
+    def run(states, gradients, scale, deals):
+        def step(states, deal):
+            g = factor * scale * jnp.roll(gradients[deal[0]], deal[1])
+            return {n: transformations[n].update(g, s)[1] for n, s in states.items()}, None
+
+        return jax.lax.scan(step, states, deals)[0]
+
+    zeros = jnp.zeros(gradients.shape[1])
+    states = start or {n: tx.init(zeros) for n, tx in transformations.items()}
+    states = run(states, gradients, scale, deals)
+    nus = {n: unpack(states[n], nu=f).nu for n, f in formats.items()}
+    return nus | {"float32": states["float32"].nu}, states
+
+
+def bitsandbytes(decay, gradients, scale, deals):
+    """nu of bitsandbytes' 8-bit RMSprop, or None without it."""
+    if not importlib.util.find_spec("bitsandbytes"):
+        return None
+    import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
+    import torch
+
+    param = torch.nn.Parameter(torch.zeros(gradients.shape[1]))
+    optimizer = bnb.optim.RMSprop8bit([param], lr=1e-3, alpha=decay)
+    gradients, scale = torch.from_numpy(gradients), torch.from_numpy(scale)
+    for row, shift in zip(*deals, strict=True):
+        param.grad = scale * torch.roll(gradients[row], int(shift))
+        optimizer.step()
+    state = optimizer.state[param]
+    return bnb.functional.dequantize_blockwise(
+        state["state1"], absmax=state["absmax1"], code=state["qmap1"], blocksize=256
+    ).numpy()
+
+
+def stationary(size):
+    """Prints bias and spread for every kind of gradients, scales and decay."""
+    for kind in KINDS:
+        gradients = pool(kind, size)
+        for scale_name in ("equal", "log-normal"):
+            scale = scales(scale_name, size)
+            for decay in DECAYS:
+                steps = round(8 / (1 - decay))
+                deals = order(max(steps, 1000) if "sparse" in kind else steps, *gradients.shape)
+                nus, _ = ours(FORMATS, decay, gradients, scale, deals)
+                if (theirs := bitsandbytes(decay, gradients, scale, deals)) is not None:
+                    nus["bitsandbytes"] = theirs
+                exact = np.asarray(nus.pop("float32"), np.float64)
+                seen = exact > 0
+                cells = []
+                for name, nu in nus.items():
+                    error = np.sqrt(np.asarray(nu, np.float64)[seen] / exact[seen]) - 1
+                    cells.append(f"{name} {100 * error.mean():+6.2g} {100 * error.std():5.3g}")
+                print(f"{kind:12s} {scale_name:10s} {decay:<5} | " + " | ".join(cells), flush=True)
+
+
+def fall(size):
+    """Prints how far nu is off after the scale of the gradients has changed."""
+    gradients, scale = pool("Gaussian", size), scales("log-normal", size)
+    for decay in DECAYS:
+        deals = order(round(10 / (1 - decay)), *gradients.shape)
+        _, start = ours(FORMATS, decay, gradients, scale, deals)
+        for factor in (1e-2, 1e-4, 1e2):
+            nus, _ = ours(FORMATS, decay, gradients, scale, deals, start, factor)
+            exact = np.asarray(nus.pop("float32"), np.float64)
+            off = {n: 100 * (np.asarray(nu, np.float64) / exact - 1) for n, nu in nus.items()}
+            cells = [f"{n} {np.median(x):+7.2f} {x.mean():+7.2f}" for n, x in off.items()]
+            print(f"scale x {factor:<6} decay {decay:<5} | " + " | ".join(cells), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--size", type=int, default=16_384)
+    parser.add_argument("--fall", action="store_true", help="after a change of scale instead")
+    args = parser.parse_args()
+    packages = [p for p in ("jax", "bitsandbytes") if importlib.util.find_spec(p)]
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    print(
+        f"{args.size:,} elements, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, ", end=""
+    )
+    print(f"{platform.machine()}; {versions}")
+    (fall if args.fall else stationary)(args.size)
+
+
+if __name__ == "__main__":
+    main()

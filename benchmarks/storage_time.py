@@ -1,0 +1,103 @@
+"""Time and memory of the update with accumulators of four, two and one bytes.
+
+    python benchmarks/storage_time.py [--sizes 1000000 50000000] [--rounds 15]
+
+All contestants run in turn in the same process, round after round, and the ratios are those of
+their median times. `call` is one jitted call of `update` and `optax.apply_updates` with parameters
+and state donated; `scan` is 10 such steps in one call, per step. Bytes per parameter are those of
+the live accumulators, of what the compiled step updates in place besides the parameters, and of its
+temporary memory. `moved` is the ratio of the bytes that a single pass over memory would move.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_jax import rmsprop
+from rmsprop_jax.storage import BF16, U8, U16, store
+
+CONTESTANTS = {  # a transformation, and the bytes of its accumulators
+    "rmsprop float32": (rmsprop(1e-3), 4),
+    "rmsprop U16": (store(rmsprop(1e-3), nu=U16), 2),
+    "rmsprop BF16": (store(rmsprop(1e-3), nu=BF16), 2),
+    "rmsprop U8": (store(rmsprop(1e-3), nu=U8), 1),
+    "adamw float32": (optax.adamw(1e-3), 8),
+    "adamw BF16 U16": (store(optax.adamw(1e-3), mu=BF16, nu=U16), 4),
+    "adamw BF16 U8": (store(optax.adamw(1e-3), mu=BF16, nu=U8), 3),
+}
+
+
+def contestant(tx, size, g, scan):
+    """A function that makes one call and waits for it, and a line about the memory it takes."""
+
+    def step(params, state, g):
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def ten_steps(params, state, g):
+        once = lambda _, carry: step(carry[0], carry[1], g)
+        return jax.lax.fori_loop(0, 10, once, (params, state))
+
+    params = jnp.zeros(size)
+    carry = [params, tx.init(params)]
+    live = sum(x.nbytes for x in jax.tree.leaves(carry[1])) / size
+    jitted = jax.jit(ten_steps if scan else step, donate_argnums=(0, 1))
+    compiled = jitted.lower(*carry, g).compile()
+    memory: Any = compiled.memory_analysis()
+    in_place, temporary = memory.alias_size_in_bytes / size - 4, memory.temp_size_in_bytes / size
+
+    def run():
+        carry[:] = compiled(*carry, g)
+        jax.block_until_ready(carry)
+
+    return run, f"bytes: live {live:.2f}, in place {in_place:.2f}, temporary {temporary:.2f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 50_000_000])
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "optax"))
+    device = jax.devices()[0].device_kind
+    print(f"{device}, {os.cpu_count()} cores, {platform.machine()}; {versions}")
+    for size in args.sizes:
+        g = jax.jit(lambda key, size=size: jax.random.normal(key, (size,)))(jax.random.key(0))
+        for family in ("rmsprop", "adamw"):
+            for scan in (False, True):
+                steps = 10 if scan else 1
+                rounds = max(args.rounds // steps, 3) * (10 if size < 10_000_000 else 1)
+                mine = {n: c for n, c in CONTESTANTS.items() if n.startswith(family)}
+                runs = {n: contestant(tx, size, g, scan) for n, (tx, _) in mine.items()}
+                times = {n: [] for n in runs}
+                for run, _ in runs.values():  # first touch of the memory
+                    run()
+                for _ in range(rounds):
+                    for name, (run, _) in runs.items():
+                        start = time.perf_counter()
+                        run()
+                        times[name].append((time.perf_counter() - start) / steps)
+                median = {n: statistics.median(t) for n, t in times.items()}
+                reference = f"{family} float32"
+                full = mine[reference][1]
+                print(f"{size:,} parameters, {'scan' if scan else 'call'}, {rounds} rounds")
+                for name, t in median.items():
+                    # Gradient, parameter twice, every accumulator twice.
+                    moved = (12 + 2 * mine[name][1]) / (12 + 2 * full)
+                    print(
+                        f"  {name:16s} {t * 1e3:7.2f} ms, {t / median[reference]:.2f} of float32"
+                        f" (moved {moved:.2f})   {runs[name][1]}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

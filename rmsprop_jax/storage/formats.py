@@ -1,0 +1,175 @@
+"""Numbers in one or two bytes, rounded at random: no scales, no blocks, each for itself."""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Format(Protocol):
+    """How numbers are kept: each for itself, in one array of their shape and this dtype."""
+
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102
+
+    def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
+        """The float32 numbers x, rounded as 32 random bits for each decide."""
+        ...
+
+    def decode(self, code: jax.Array) -> jax.Array:
+        """The numbers that are kept, exactly."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _U16:
+    """Unsigned float of 8 exponent and 8 mantissa bits: float32 without its sign, cut short.
+
+    Negative and subnormal numbers become 0, numbers beyond the largest become it. Infinity and NaN
+    stay what they are.
+    """
+
+    dtype = jnp.uint16
+
+    def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
+        return _shorten(_flush(x), random, 15).astype(jnp.uint16)
+
+    def decode(self, code: jax.Array) -> jax.Array:
+        return _as_float(code.astype(jnp.uint32) << 15)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BF16:
+    """bfloat16. Subnormal and too large numbers, infinities and NaN fare as in `U16`."""
+
+    dtype = jnp.bfloat16
+
+    def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
+        code = _shorten(_flush(jnp.abs(x)), random, 16) | ((_as_bits(x) >> 16) & 0x8000)
+        return jax.lax.bitcast_convert_type(code.astype(jnp.uint16), jnp.bfloat16)
+
+    def decode(self, code: jax.Array) -> jax.Array:
+        return code.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _U8:
+    """Unsigned float of 6 exponent and 2 mantissa bits, or 5 and 3, ..., evenly spaced near 0.
+
+    With 2 mantissa bits its numbers are `smallest` times 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5,
+    6, 7, 9, ..., four to an octave, up to 1.4e19. Rounding is right on average also between 0 and
+    the first. Negative and subnormal numbers become 0, numbers beyond the largest and infinity the
+    largest; NaN stays.
+
+    Attributes:
+      smallest: where even spacing ends, a power of 2. The default, 2^-48 = 3.6e-15, suits gradients
+        whose root mean squares are between 6e-8 and 220.
+      mantissa: number of mantissa bits.
+    """
+
+    smallest: float = 2.0**-48
+    mantissa: int = 2
+
+    dtype = jnp.uint8
+
+    def with_range(self, smallest: float, largest: float) -> "_U8":
+        """The finest such format for squared gradients of another range.
+
+        A third mantissa bit, which halves the variance of the rounding, fits if `largest` is less
+        than 3.7e9 times `smallest`, and a fourth for 6e4. Squared gradients that are much larger
+        than `largest`, or smaller than both `smallest` and `eps**2`, get updates that are too long,
+        by at most `1 / sqrt(1 - decay)`.
+
+        Args:
+          smallest: in [2^-120, 2^64]; it is rounded down to a power of 2.
+          largest: above `smallest`, up to 1.3e19 times as much.
+
+        Returns:
+          The format.
+
+        Raises:
+          ValueError: for numbers out of range.
+
+        Example:
+          >>> U8.with_range(1e-8, 10.0).mantissa
+          3
+        """
+        if not 2.0**-120 <= smallest <= 2.0**64:  # written so that NaN is refused
+            raise ValueError(f"smallest={smallest!r} is out of range: [2^-120, 2^64].")
+        for mantissa in (4, 3, 2):
+            form = _U8(2.0 ** (math.frexp(smallest)[1] - 1), mantissa)
+            if smallest < largest <= form.largest:
+                return form
+        raise ValueError(f"largest={largest!r} is out of range: [{smallest}, {form.largest}].")
+
+    @property
+    def largest(self) -> float:
+        """The largest number: that of the last code but one, which is NaN."""
+        octaves = 2 ** (8 - self.mantissa)
+        return self.smallest * (2.0**octaves * (1 - 2.0**-self.mantissa) - 1)
+
+    def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
+        # In units of `smallest`, the numbers are v - 1 for the short floats v from 1 up. That needs
+        # no case for the small ones.
+        code = _shorten(_flush(x) + self.smallest, random, 23 - self.mantissa) - self._code_of_zero
+        return jnp.where(jnp.isnan(x), 255, jnp.minimum(code, 254)).astype(jnp.uint8)
+
+    def decode(self, code: jax.Array) -> jax.Array:
+        code_of_x = code.astype(jnp.uint32) + self._code_of_zero
+        x = _as_float(code_of_x << (23 - self.mantissa)) - self.smallest
+        return jnp.where(code == 255, jnp.nan, x)
+
+    @property
+    def _code_of_zero(self):
+        return np.float32(self.smallest).view(np.uint32) >> np.uint32(23 - self.mantissa)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cast:
+    """A plain dtype, which rounds to nearest."""
+
+    dtype: Any
+
+    def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
+        del random
+        return x.astype(self.dtype)
+
+    def decode(self, code: jax.Array) -> jax.Array:
+        return code.astype(jnp.float32)
+
+
+U16 = _U16()
+BF16 = _BF16()
+U8 = _U8()
+
+
+def as_format(name: str, form: Any) -> Format:
+    """A format, from one or from a float dtype; else raises, with the name of the argument."""
+    if hasattr(form, "encode") and hasattr(form, "decode"):
+        return form
+    if isinstance(form, type | str | np.dtype) and jnp.issubdtype(form, jnp.floating):
+        return _Cast(jnp.dtype(form))
+    raise TypeError(f"{name}={form!r} is no format: pass U16, U8, BF16 or a float dtype.")
+
+
+def _flush(x):
+    """x, with 0 for subnormal numbers, which XLA flushes or not as it likes, and negative ones."""
+    return jnp.where(x < float(jnp.finfo(jnp.float32).tiny), 0.0, x)
+
+
+def _shorten(x, random, bits):
+    """The bits of x >= 0 but the last ones, which are the odds of rounding up. Inf and NaN stay."""
+    finite = jnp.minimum(_as_bits(x) + (random >> (32 - bits)), 0x7F7FFFFF)
+    other = jnp.where(jnp.isnan(x), jnp.uint32(0x7FC00000), jnp.uint32(0x7F800000))
+    return jnp.where(x < jnp.inf, finite, other) >> bits
+
+
+def _as_bits(x):
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _as_float(bits):
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,0 +1,233 @@
+"""Wraps a transformation, so that its accumulators are kept in formats."""
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import DTypeLike
+
+from rmsprop_jax.storage.formats import Format, as_format
+
+
+class StoreState(NamedTuple):
+    """State of `store`.
+
+    Attributes:
+      step: number of updates made, modulo 2^32, which the random bits follow from; a uint32 scalar.
+      inner: state of the wrapped transformation, with the accumulators as their formats keep them.
+    """
+
+    step: jax.Array
+    inner: Any
+
+
+def store(
+    tx: optax.GradientTransformation, *, seed: int = 0, **formats: Format | DTypeLike
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the accumulators of a transformation in fewer bytes.
+
+    The update, compiled into one program, in which no accumulator is in memory at full width:
+
+        accumulators = decode(stored)                               in float32
+        updates, accumulators = tx.update(gradients, accumulators)
+        stored = encode(accumulators)                               rounded at random
+
+    The random bits are a hash of the seed, the number of updates, the place of the array in the
+    state, and that of the element in the array. So there is no key to thread, and the numbers are
+    the same under `jit`, `scan`, any sharding, and after a restart from a checkpoint. (What runs
+    under `vmap` or `shard_map` sees a piece of an array, and rounds all pieces alike.)
+
+    Args:
+      tx: any transformation. Accumulators are what its state has in a field called `nu`, `mu` or
+        `trace`, as Optax calls them, or by another name given here.
+      seed: of the random rounding, in [0, 2^32).
+      **formats: a format for each accumulator that is to be stored: `U16`, `U8`, `BF16`, another
+        `Format`, or a float dtype. A dtype rounds to nearest: float32 is there for parameters that
+        are narrower, and bfloat16 stalls.
+
+    Returns:
+      A transformation whose state is a `StoreState`, and whose updates have the dtypes of the
+      gradients. `update` passes extra arguments on; with one that is a function, `jit` it yourself.
+
+    Raises:
+      ValueError: for a seed out of range; from `init`, for accumulators that the state of `tx`
+        doesn't have, or that are integers or complex numbers.
+      TypeError: for a format that is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import rmsprop, storage
+      >>> tx = storage.store(rmsprop(0.1), nu=storage.U8)
+      >>> state = tx.init(jnp.zeros(2))
+      >>> updates, state = tx.update(jnp.array([3.0, -2.0]), state)
+      >>> print(state.inner[0].nu.dtype, storage.unpack(state, nu=storage.U8)[0].nu)
+      uint8 [0.875  0.4375]
+
+    References:
+      P. Zamirai, J. Zhang, C. R. Aberger, C. De Sa, Revisiting BFloat16 Training, 2020:
+      https://arxiv.org/abs/2010.06192
+    """
+    tx = optax.with_extra_args_support(tx)
+    chosen = _chosen(formats)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed!r} is out of range: it must be in [0, 2^32).")
+
+    def init(params):
+        state = tx.init(params)
+        # A state for no parameters, as optax.tree.map_params makes, shows no names.
+        return pack(state, seed=seed, **formats if jax.tree.leaves(params) else {})
+
+    def update(updates, state, params=None, **extra_args):
+        arguments = (np.uint32(seed), updates, state, params, extra_args)
+        numbers = all(isinstance(x, _NUMBERS) for x in jax.tree.leaves(arguments))
+        return (_jitted_update if numbers else _update)(tx, chosen, *arguments)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def pack(state: Any, *, seed: int = 0, **formats: Format | DTypeLike) -> StoreState:
+    """The state of `store(tx, seed=seed, **formats)` from that of `tx`, to go on training with.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import scale_by_rms, storage
+      >>> state = storage.pack(scale_by_rms(initial_scale=1.0).init(jnp.zeros(3)), nu=storage.U16)
+      >>> print(storage.unpack(state, nu=storage.U16).nu)
+      [1. 1. 1.]
+    """
+    chosen = _chosen(formats)
+    _check_names(state, chosen)
+    step = jnp.zeros([], jnp.uint32)
+
+    def encode(place, form, x):
+        return _jitted_encode(form, x, np.uint32(seed), place, step) if form else x
+
+    return StoreState(step, _map_accumulators(encode, chosen, state))
+
+
+def unpack(state: StoreState, **formats: Format | DTypeLike) -> Any:
+    """The state of `tx`, with float32 accumulators, from that of `store(tx, **formats)`."""
+    chosen = _chosen(formats)
+    _check_names(state.inner, chosen)
+    return _map_accumulators(_decode, chosen, state.inner)
+
+
+def _update(tx, chosen, seed, updates, state, params, extra_args):
+    inner = _map_accumulators(_decode, chosen, state.inner)
+    # Accumulators can now be wider than what they meet. The casts below settle the types.
+    with jax.numpy_dtype_promotion("standard"):
+        new_updates, inner = tx.update(updates, inner, params, **extra_args)
+    step = state.step + jnp.uint32(1)
+
+    def encode(place, form, x, old):
+        return _encode(form, x, seed, place, step) if form else jnp.astype(x, old.dtype)
+
+    def cast(u, g):
+        return None if u is None else u.astype(jnp.result_type(g))
+
+    new_updates = jax.tree.map(cast, new_updates, updates, is_leaf=lambda x: x is None)
+    return new_updates, StoreState(step, _map_accumulators(encode, chosen, inner, state.inner))
+
+
+def _decode(place, form, x):
+    del place
+    if form and x.dtype != form.dtype:
+        raise ValueError(f"accumulators of {x.dtype} can't be those of {form}.")
+    return form.decode(x) if form else x
+
+
+def _encode(form, x, seed, place, step):
+    return form.encode(x.astype(jnp.float32), _random(x, seed, place, step))
+
+
+_jitted_update = jax.jit(_update, static_argnums=(0, 1), inline=True)
+_jitted_encode = jax.jit(_encode, static_argnums=0, inline=True)
+_NUMBERS = (jax.Array, np.ndarray, np.generic, int, float, complex)  # what jit takes
+
+
+def _chosen(formats):
+    """The formats as pairs of name and format, which `jit` takes as static."""
+    return tuple((name, as_format(name, form)) for name, form in sorted(formats.items()))
+
+
+def _accumulator(path, chosen):
+    """The name of the accumulator that a leaf is of: the first, since parameters come below it."""
+    names = {"mu", "nu", "trace", *(name for name, _ in chosen)}
+    fields = (key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey))
+    return next((name for name in fields if name in names), None)
+
+
+def _check_names(state, chosen):
+    """Raises unless the state has an accumulator of each name, and of real numbers."""
+    nothing = lambda x: x is None or isinstance(x, optax.MaskedNode)
+    leaves = jax.tree.leaves_with_path(state, is_leaf=nothing)
+    # Parameters that are nothing show the name all the same, but not a field that is None.
+    no_field = lambda path, x: x is None and isinstance(path[-1], jax.tree_util.GetAttrKey)
+    named = [(_accumulator(path, chosen), x) for path, x in leaves if not no_field(path, x)]
+    for name, form in chosen:
+        found = [x for n, x in named if n == name]
+        if not found:
+            there = sorted({n for n, _ in named if n})
+            raise ValueError(f"the state has no accumulator {name!r}, only these: {there}.")
+        for x in found:
+            if not (nothing(x) or x.dtype == form.dtype or jnp.issubdtype(x.dtype, jnp.floating)):
+                raise ValueError(f"{name} is {x.dtype}: only real, floating numbers can be stored.")
+
+
+def _map_accumulators(function, chosen, state, *rest):
+    """Maps function(place among all leaves, format or None, leaf, ...) over a state."""
+    formats, places = dict(chosen), map(np.uint32, range(2**32))
+    f = lambda path, *x: function(next(places), formats.get(_accumulator(path, chosen)), *x)
+    return jax.tree.map_with_path(f, state, *rest)
+
+
+def _random(x, *words):
+    """32 random bits for each element of x, of which the first are the best: a hash of the words.
+
+    Two multiplications, with the golden ratio before them, are the least that left no correlation
+    between neighbours, steps or arrays: without either, pairs of neighbours are off by dozens of
+    standard deviations in a million. The key between them keeps steps from being each other,
+    shifted.
+    """
+    a, b = jnp.uint32(0x243F6A88), jnp.uint32(0x85A308D3)  # pi
+    for word in words:
+        a, b = _mix(a ^ word), _mix(b ^ word)
+    high, low = _index(x, a)
+    if high is not None:
+        low, b = low + _mix(a ^ high), _mix(b ^ high)
+    h = low * jnp.uint32(0x9E3779B1)
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D) + b
+    return (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+
+
+def _mix(h):
+    """Chris Wellons' lowbias32, https://github.com/skeeto/hash-prospector."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
+    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+    return h ^ (h >> 16)
+
+
+def _index(x, start):
+    """The row-major index of each element, plus start: its high word, or None if 0, and its low.
+
+    It is made from an iota for each axis, because that can be sharded as x is. Each has start added
+    to it, because XLA would else compute it once before a loop over steps, and keep it in memory.
+    """
+    wide = x.size >= 2**32
+    strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        dtype = jnp.uint64 if wide else jnp.uint32
+        start = start.astype(dtype)
+        index = jnp.zeros_like(x, dtype) + (
+            start - start * dtype(sum(strides) % 2 ** jnp.iinfo(dtype).bits)
+        )
+        for axis, stride in enumerate(strides):
+            iota = jax.lax.broadcasted_iota(
+                dtype, x.shape, axis, out_sharding=jax.typeof(x).sharding
+            )
+            index += (iota + start) * dtype(stride)
+        return (index >> 32).astype(jnp.uint32) if wide else None, index.astype(jnp.uint32)

@@ -1,0 +1,732 @@
+"""Formats round right, their random bits are random, and a stored transformation stays itself."""
+
+import functools
+import io
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_types import AXIS_TYPES, types
+from test_wrappers import WRAPPERS, start, train
+
+from rmsprop_jax import rmsprop, scale_by_rms
+from rmsprop_jax.storage import BF16, U8, U16, pack, store, unpack
+from rmsprop_jax.storage.wrapper import _random
+
+FORMATS = {"U16": U16, "BF16": BF16, "U8": U8}
+each_format = pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
+TINY = float(np.finfo(np.float32).tiny)
+HUGE = float(np.finfo(np.float32).max)
+RANGES = [
+    *FORMATS.values(),
+    U8.with_range(2.0**-120, 1e-20),
+    U8.with_range(2.0**64, 2.0**127),
+    U8.with_range(1e-8, 10.0),
+    U8.with_range(1.0, 6e4),
+]
+UP, DOWN = jnp.uint32(2**32 - 1), jnp.uint32(0)
+
+
+def codes(form):
+    """All codes of a format, as it makes them: one NaN, no subnormal numbers."""
+    if form.dtype == jnp.uint8:
+        return jnp.arange(256).astype(jnp.uint8)
+    exponent = np.arange(2**16) >> (8 if form is U16 else 7) & 255
+    every = np.arange(2**16)[(exponent > 0) & (exponent < 255)].astype(np.uint16)
+    every = jnp.concatenate([jnp.asarray(every), jnp.uint16([0])])
+    return every if form is U16 else jax.lax.bitcast_convert_type(every, jnp.bfloat16)
+
+
+def numbers(form):
+    """All finite numbers of a format, 0 and up, in order."""
+    x = np.asarray(form.decode(codes(form)))
+    return np.sort(x[np.isfinite(x) & (x >= 0)])
+
+
+# Formats
+
+
+@pytest.mark.parametrize("form", RANGES)
+@pytest.mark.parametrize("random", [UP, DOWN])
+def test_what_a_format_keeps_it_keeps_exactly(form, random):
+    every = codes(form)
+    again = form.encode(form.decode(every), random)
+    assert again.dtype == form.dtype
+    np.testing.assert_array_equal(again, every)
+
+
+def test_documented_numbers():
+    assert numbers(U8)[1] == 2.0**-50 == pytest.approx(8.9e-16, rel=0.01)
+    assert numbers(U8)[-1] == pytest.approx(4.9e4, rel=0.01)
+    np.testing.assert_array_equal(
+        numbers(U8)[:14] * 2.0**48, [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 9]
+    )
+    assert len(numbers(U8)) == 255
+    for form, least, most in (
+        (U8, 1 / 7, 1 / 4),
+        (U16, 1 / 511, 1 / 256),
+        (BF16, 1 / 255, 1 / 128),
+    ):
+        x = numbers(form)[64:].astype(np.float64)
+        distance = np.diff(x) / x[:-1]
+        assert distance.max() == pytest.approx(most, rel=1e-4)
+        assert distance.min() == pytest.approx(least, rel=1e-4)
+        assert numbers(form)[-1] > (3e38 if form is not U8 else 4e4)
+    assert numbers(U16)[1] == numbers(BF16)[1] == TINY
+
+
+def test_with_range():
+    for smallest, largest, mantissa in (
+        (1e-20, 1e-2, 2),
+        (1e-8, 10.0, 3),
+        (1.0, 3.7e9, 3),
+        (1.0, 6e4, 4),
+        (2.0**64, 2.0**127, 2),
+    ):
+        form = U8.with_range(smallest, largest)
+        assert form.mantissa == mantissa
+        assert form.smallest <= smallest < 2 * form.smallest
+        assert form.largest == numbers(form)[-1] >= largest
+        x = numbers(form)[2**mantissa :].astype(np.float64)
+        assert np.max(np.diff(x) / (x[:-1] + form.smallest)) == pytest.approx(2.0**-mantissa)
+    for number in (0.0, 2.0**-121, 2.0**65, float("nan"), -1.0):
+        with pytest.raises(ValueError, match="smallest"):
+            U8.with_range(number, 1.0)
+    for number in (1.0, 1.5e19, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="largest"):
+            U8.with_range(1.0, number)
+
+
+HOSTILE = {  # x, then what U16, BF16 and U8 make of it: 'max' is a format's largest number
+    "zero": (0.0, 0.0, 0.0, 0.0),
+    "negative": (-1.0, 0.0, -1.0, 0.0),
+    "-inf": (-np.inf, 0.0, -np.inf, 0.0),
+    "inf": (np.inf, np.inf, np.inf, "max"),
+    "largest float32": (HUGE, "max", "max", "max"),
+    "-largest float32": (-HUGE, 0.0, "-max", 0.0),
+    "subnormal": (TINY / 2, 0.0, 0.0, 0.0),
+    "-subnormal": (-TINY / 2, 0.0, 0.0, 0.0),
+    "nan": (np.nan, np.nan, np.nan, np.nan),
+    "-nan": (np.uint32(0xFFC00000).view(np.float32), np.nan, np.nan, np.nan),
+    "faint nan": (np.uint32(0x7F800001).view(np.float32), np.nan, np.nan, np.nan),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("random", [UP, DOWN])
+def test_hostile_numbers(name, random):
+    x, *expected = HOSTILE[name]
+    for form, wanted in zip(FORMATS.values(), expected, strict=True):
+        largest = numbers(form)[-1]
+        wanted = {"max": largest, "-max": -largest}.get(wanted, wanted)
+        for run in (form.encode, jax.jit(form.encode)):
+            np.testing.assert_array_equal(form.decode(run(jnp.float32(x), random)), wanted)
+    assert jnp.signbit(BF16.decode(BF16.encode(jnp.float32(-0.0), random)))
+
+
+@each_format
+def test_rounding_is_right_on_average(form):
+    """Over evenly spaced random bits, the mean is the number, to their spacing."""
+    x = np.concatenate(
+        [
+            np.random.default_rng(0).lognormal(sigma=4, size=60).clip(max=4e4).astype(np.float32),
+            [1.0, 1.001, 1.999, np.nextafter(np.float32(2), np.float32(1))],
+            numbers(form)[1] * np.float32([1, 1.3, 1.9, 2.4, 3.6]),
+        ]
+    ).astype(np.float32)
+    n = 2**15
+    random = jnp.arange(n).astype(jnp.uint32) * jnp.uint32(2**32 // n)
+    rounded = np.asarray(form.decode(form.encode(jnp.asarray(x)[:, None], random)), np.float64)
+    above = np.searchsorted(numbers(form), x)
+    gap = numbers(form)[above] - numbers(form)[np.maximum(above - 1, 0)]
+    assert np.max(np.abs(rounded.mean(1) - x) / gap) <= 1.001 / n
+    assert np.max(np.abs(rounded - x[:, None]) / gap[:, None]) < 1
+    if form is U8:  # also where it has nothing but 0 and its first number
+        x = jnp.float32(2.0**-52)
+        rounded = form.decode(form.encode(x, random))
+        assert set(np.unique(rounded)) == {0.0, 2.0**-50}
+        assert np.mean(np.asarray(rounded)) == x
+
+
+@each_format
+@settings(max_examples=300, deadline=None)
+@given(
+    x=st.floats(TINY, HUGE, width=32),
+    random=st.integers(0, 2**32 - 1),
+    more=st.integers(0, 2**32 - 1),
+)
+def test_rounds_to_a_neighbour_and_up_with_larger_random_numbers(form, x, random, more):
+    low, high = sorted((random, more))
+    rounded = [float(form.decode(form.encode(jnp.float32(x), jnp.uint32(r)))) for r in (low, high)]
+    every = numbers(form)
+    i = np.searchsorted(every, np.float32(x))
+    below = every[i] if i < len(every) and every[i] == np.float32(x) else every[i - 1]
+    above = every[min(i, len(every) - 1)]
+    assert below <= rounded[0] <= rounded[1] <= above
+    assert set(rounded) <= {below, above}
+
+
+# Random bits
+
+
+def hashed(index, *words, wide=False):
+    """The random bits of an element, in plain Python."""
+    times = lambda a, b: a * b % 2**32
+
+    def mix(h):
+        h = times(h ^ h >> 16, 0x7FEB352D)
+        h = times(h ^ h >> 15, 0x846CA68B)
+        return h ^ h >> 16
+
+    a, b = 0x243F6A88, 0x85A308D3
+    for word in words:
+        a, b = mix(a ^ word), mix(b ^ word)
+    high, low = divmod(index + a, 2**32)
+    if wide:
+        low, b = low + mix(a ^ high), mix(b ^ high)
+    h = times(low, 0x9E3779B1)
+    h = (times(h ^ h >> 16, 0x7FEB352D) + b) % 2**32
+    return times(h ^ h >> 15, 0x846CA68B)
+
+
+def random_bits(shape, *words):
+    return np.asarray(jax.jit(lambda x: _random(x, *map(np.uint32, words)))(jnp.zeros(shape)))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5), (1, 4, 1)])
+def test_random_bits_are_the_documented_hash_of_the_row_major_index(shape):
+    """Fixed for good: a checkpoint goes on with the same numbers in another version."""
+    words = (3, 2**32 - 1, 123_456)
+    expected = [hashed(i, *words) for i in range(int(np.prod(shape)))]
+    np.testing.assert_array_equal(random_bits(shape, *words).ravel(), expected)
+    assert expected[0] == 1721692860
+
+
+@pytest.mark.parametrize(
+    ("shape", "starts"),
+    [
+        ((2**32 + 8,), (0,)),
+        ((2**32 + 8,), (2**32,)),
+        ((2**18, 3, 2**14), (2**17 - 1, 2, 2**14 - 2)),
+    ],
+)
+def test_random_bits_beyond_2_to_the_32_elements(shape, starts):
+    """XLA computes only the slice that is asked for."""
+    sizes = [min(2, size - first) for size, first in zip(shape, starts, strict=True)]
+    axes = [slice(i, i + size) for i, size in zip(starts, sizes, strict=True)]
+    piece = jax.jit(lambda x: _random(jnp.broadcast_to(x, shape), np.uint32(5))[*axes])
+    index = np.ravel_multi_index(np.mgrid[axes], shape).ravel().tolist()
+    expected = [hashed(i, 5, wide=True) for i in index]
+    np.testing.assert_array_equal(piece(jnp.float32(0)).ravel(), expected)
+    assert not jax.config.jax_enable_x64
+
+
+def chi_square(*values):
+    """How many standard deviations the counts of the joint top 5 bits are off equal ones."""
+    joint = functools.reduce(lambda a, b: a << 5 | b, [v.ravel() >> 27 for v in values])
+    count = np.bincount(joint.astype(np.int64), minlength=2 ** (5 * len(values)))
+    expected = joint.size / count.size
+    degrees = count.size - 1
+    return (np.sum((count - expected) ** 2) / expected - degrees) / np.sqrt(2 * degrees)
+
+
+def correlation(x, y, bit):
+    """The same for the correlation of a bit of x with that of y."""
+    signs = [(v >> bit & 1).astype(np.int64) * 2 - 1 for v in (x, y)]
+    return np.mean(signs[0] * signs[1]) * np.sqrt(x.size)
+
+
+def test_random_bits_are_uniform_and_independent():
+    """Over elements, steps, arrays and seeds, for the bits that U16 and U8 use.
+
+    The sizes are those for which one multiplication fewer, or no golden ratio, is off by 20 and
+    more standard deviations.
+    """
+    n = 2**20
+    words = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 2, 1), (1, 0, 1), (0, 0, 2**32 - 1)]
+    streams = [random_bits((n,), *w) for w in words]
+    off = []
+    for i, x in enumerate(streams):
+        off += [chi_square(x), chi_square(x << 5), chi_square(x << 10)]
+        for lag in (1, 2, 3, 8, 64, 256, 1000, 2**16):
+            off.append(chi_square(x[lag:], x[:-lag]))
+            off += [correlation(x[lag:], x[:-lag], bit) for bit in (31, 24, 17, 11)]
+        for y in streams[:i]:
+            off += [chi_square(x, y), *(correlation(x, y, bit) for bit in (31, 24, 17, 11))]
+    assert np.max(np.abs(off)) < 6
+
+
+def test_random_bits_of_one_element_over_the_steps():
+    """What one accumulator sees in time."""
+    steps = jnp.arange(4096).astype(jnp.uint32)
+    zero = np.uint32(0)
+    x = np.asarray(jax.vmap(lambda t: _random(jnp.zeros(512), zero, zero, t))(steps))
+    off = [chi_square(x), *(chi_square(x[lag:], x[:-lag]) for lag in (1, 2, 8))]
+    off += [correlation(x[lag:], x[:-lag], bit) for lag in (1, 2, 8) for bit in (31, 17, 11)]
+    assert np.max(np.abs(off)) < 6
+    uniform = x / 2**32 - 0.5
+    between = np.corrcoef(uniform.T) - np.eye(512)
+    assert np.max(np.abs(between)) * np.sqrt(4096) < 6
+
+
+# Averages
+
+
+def averages(form, decay, gradients, steps, nu=0.0):
+    """The stored average and the exact one, after each of some numbers of steps."""
+    plain = scale_by_rms(decay, initial_scale=nu)
+    stored = store(plain, nu=form)
+    n = gradients(0).shape
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(state, exact, length):
+        def step(carry, t):
+            g = gradients(t)
+            return (stored.update(g, carry[0])[1], plain.update(g, carry[1])[1]), None
+
+        return jax.lax.scan(step, (state, exact), jnp.arange(length))[0]
+
+    carry = stored.init(jnp.zeros(n)), plain.init(jnp.zeros(n))
+    state, exact = run(*carry, steps)
+    return np.asarray(unpack(state, nu=form).nu), np.asarray(exact.nu)
+
+
+LIMITS = {"U16": (3e-4, 0.016), "BF16": (5e-4, 0.025), "U8": (0.015, 0.17)}
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
+@pytest.mark.parametrize("name", FORMATS)
+def test_stationary_error(name, decay):
+    """The error of the root, with scales that differ by octaves within the array."""
+    n = 16_384
+    scale = jnp.exp2(2 * jax.random.normal(jax.random.key(1), (n,)))
+
+    def gradients(t):
+        return scale * jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (n,))
+
+    kept, exact = averages(FORMATS[name], decay, gradients, round(6 / (1 - decay)))
+    ratio = np.sqrt(kept.astype(np.float64) / exact)
+    bias, spread = LIMITS[name]
+    assert abs(ratio.mean() - 1) < bias + 3 * spread / np.sqrt(n)
+    assert ratio.std() < spread
+
+
+@pytest.mark.parametrize("fall", [100.0, 1e4, 0.01])
+@pytest.mark.parametrize("decay", [0.9, 0.999])
+@each_format
+def test_follows_where_bfloat16_stalls(form, decay, fall):
+    """After the gradients fall, or rise, the average is there in 10 time constants."""
+    n = 4096
+    steps = round(10 / (1 - decay))
+    g = jnp.full((n,), 1 / fall)
+    kept, exact = averages(form, decay, lambda t: g, steps, nu=1.0)
+    # The start is still there by exp(-10), which is all there is after a fall by 1e4.
+    assert np.mean(kept) == pytest.approx(exact[0], rel=0.03)
+    if decay == 0.999 and fall > 1:
+        stalled, _ = averages(jnp.bfloat16, decay, lambda t: g, steps, nu=1.0)
+        assert np.median(stalled) == 1.0
+
+
+# The transformation
+
+STORED = {
+    "rmsprop U8": lambda: store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16),
+    "rmsprop U16": lambda: store(rmsprop(0.1, 0.99), nu=U16),
+    "centered": lambda: store(rmsprop(0.1, centered=True), nu=U8, mu=BF16),
+    "adamw": lambda: store(optax.adamw(0.1), mu=BF16, nu=U8),
+    "dtypes": lambda: store(optax.adamw(0.1), mu=jnp.bfloat16, nu=jnp.float32),
+}
+# Those whose own arithmetic is the same to the bit however XLA compiles it; AdamW's is not.
+exact_stored = pytest.mark.parametrize("make", list(STORED.values())[:2], ids=list(STORED)[:2])
+
+
+def dtypes(state):
+    """The dtypes of the accumulators mu, nu and trace in a state."""
+    names = [
+        (jax.tree_util.keystr(path), x.dtype.name) for path, x in jax.tree.leaves_with_path(state)
+    ]
+    return [" ".join({d for path, d in names if f".{n}" in path}) for n in ("mu", "nu", "trace")]
+
+
+def same(a, b):
+    """Whether two states or updates are the same to the bit."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves
+    )
+
+
+def problem(shape=(24, 16)):
+    """Parameters of some shapes, and their gradients at a step."""
+    params = {"w": jnp.ones(shape), "b": jnp.ones(shape[-1:]), "s": jnp.ones(())}
+
+    def gradients(t):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), t), 3)
+        return {
+            name: jax.random.normal(key, p.shape)
+            for key, (name, p) in zip(keys, params.items(), strict=True)
+        }
+
+    return params, gradients
+
+
+def trained(tx, steps, state=None, first=0, update=None):
+    """The updates of the last of some steps, and the state."""
+    params, gradients = problem()
+    state = tx.init(params) if state is None else state
+    updates = params
+    for t in range(first, first + steps):
+        updates, state = (update or tx.update)(gradients(t), state, params)
+    return updates, state
+
+
+def test_formats_are_kept():
+    assert dtypes(STORED["rmsprop U8"]().init(start())) == ["", "uint8", "bfloat16"]
+    assert dtypes(STORED["rmsprop U16"]().init(start())) == ["", "uint16", ""]
+    assert dtypes(STORED["centered"]().init(start())) == ["bfloat16", "uint8", ""]
+    assert dtypes(STORED["adamw"]().init(start())) == ["bfloat16", "uint8", ""]
+    wider = store(optax.adamw(0.1), nu=jnp.float32).init(start(jnp.bfloat16))
+    assert dtypes(wider) == ["bfloat16", "float32", ""]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+def test_wrapped(wrap):
+    """In every wrapper: float32 changes nothing, U8 and BF16 little."""
+
+    def parameters(**formats):
+        def make(learning_rate, decay, eps):
+            tx = rmsprop(learning_rate, decay, eps, momentum=0.5)
+            return store(tx, **formats) if formats else tx
+
+        opt = functools.partial(make, 0.01, 0.9, 1e-3)
+        with jax.numpy_dtype_promotion("standard"):
+            return train(optax.with_extra_args_support(wrap(opt)), start())
+
+    expected = parameters()
+    exact = parameters(nu=jnp.float32, trace=jnp.float32)
+    rounded = parameters(nu=U8, trace=BF16)
+    for k in expected:
+        np.testing.assert_array_equal(exact[k], expected[k])
+        moved = np.abs(expected[k] - start()[k])
+        assert np.all(np.abs(rounded[k] - expected[k]) <= 0.35 * moved + 1e-6)
+    assert not np.array_equal(rounded["w"], expected["w"])
+
+
+@pytest.mark.parametrize("wrap", ["chain", "masked", "partition", "MultiSteps", "apply_if_finite"])
+def test_wraps(wrap):
+    """The other way round: what Optax wraps is stored as it is bare."""
+
+    def make(nu=None):
+        opt = functools.partial(rmsprop, 0.01, 0.9, 1e-3)
+        tx = WRAPPERS[wrap](opt)
+        return optax.with_extra_args_support(tx if nu is None else store(tx, nu=nu))
+
+    assert dtypes(make(U8).init(start()))[1] == "uint8"
+    with jax.numpy_dtype_promotion("standard"):
+        expected, exact = train(make(), start()), train(make(jnp.float32), start())
+    for k in expected:
+        np.testing.assert_array_equal(exact[k], expected[k])
+
+
+def test_extra_arguments_reach_the_transformation():
+    def update(updates, state, params=None, *, value, function=None, flag=False):
+        return jax.tree.map(lambda u: u * value if flag is False else -u, updates), state
+
+    inner = optax.GradientTransformationExtraArgs(
+        lambda p: optax.TraceState(jax.tree.map(jnp.zeros_like, p)), update
+    )
+    tx = store(inner, trace=BF16)
+    state = tx.init(start())
+    for run in (tx.update, jax.jit(tx.update)):
+        updates, _ = run(start(), state, value=2.0)
+        np.testing.assert_array_equal(updates["w"], 2 * start()["w"])
+    updates, _ = tx.update(start(), state, value=2.0, function=test_formats_are_kept)
+    np.testing.assert_array_equal(updates["w"], 2 * start()["w"])
+
+
+def test_errors():
+    params = start()
+    with pytest.raises(ValueError, match=r"no accumulator 'trace', only these: \['mu', 'nu'\]"):
+        store(optax.adam(0.1), trace=BF16).init(params)
+    with pytest.raises(ValueError, match="'momentum'"):
+        store(rmsprop(), momentum=BF16).init(params)
+    with pytest.raises(ValueError, match="count is int32"):
+        store(rmsprop(), count=U8).init(params)
+    with pytest.raises(ValueError, match="mu is complex64"):
+        store(rmsprop(centered=True), mu=BF16).init(jnp.ones(2, jnp.complex64))
+    for form in (8, "U8", jnp.int8, None, object()):
+        with pytest.raises(TypeError, match="nu="):
+            store(rmsprop(), nu=form)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="seed"):
+            store(rmsprop(), nu=U8, seed=seed)
+    with pytest.raises(ValueError, match="uint8"):
+        unpack(store(rmsprop(), nu=U8).init(params), nu=U16)
+    with pytest.raises(ValueError, match="'mu'"):
+        unpack(store(rmsprop(), nu=U8).init(params), mu=BF16)
+
+
+def test_parameters_may_have_any_names_and_holes():
+    """A parameter that is an attribute called `mu` is no accumulator; nothing is no parameter."""
+    params = optax.ScaleByRmsState(nu=jnp.ones(3))  # any container with a field of that name
+    state = store(rmsprop(momentum=0.5), trace=BF16).init(params)
+    assert state.inner[0].nu.nu.dtype == jnp.float32
+    assert state.inner[1].trace.nu.dtype == jnp.bfloat16
+    tx = store(rmsprop(0.1), nu=U8)
+    for params in ({}, {"a": None}, None):
+        assert tx.update(params, tx.init(params))[0] == params
+    masked = optax.masked(store(rmsprop(0.1), nu=U8), {"w": False, "b": False})
+    masked.update(start(), masked.init(start()))
+    tx = store(optax.masked(rmsprop(0.1), {"w": False, "b": False}), nu=U8)
+    tx.update(start(), tx.init(start()))
+
+
+def test_a_gradient_of_none_leaves_its_accumulator():
+    tx = store(rmsprop(0.1), nu=U8)
+    _, state = trained(tx, 3)
+    params, gradients = problem()
+    updates, new = tx.update(gradients(4) | {"w": None}, state, params)
+    assert updates["w"] is None
+    np.testing.assert_array_equal(new.inner[0].nu["w"], state.inner[0].nu["w"])
+    assert not np.array_equal(new.inner[0].nu["b"], state.inner[0].nu["b"])
+
+
+def test_map_params_and_tree_get():
+    tx = STORED["centered"]()
+    specs = optax.tree.map_params(
+        tx, lambda _: "spec", tx.init(start()), transform_non_params=lambda _: "other"
+    )
+    assert specs.inner[0].nu == specs.inner[0].mu == {"w": "spec", "b": "spec"}
+    assert specs.step == specs.inner[0].count == "other"
+    assert optax.tree.get(tx.init(start()), "count") == 0
+
+
+@pytest.mark.parametrize("make", [STORED[n] for n in ("rmsprop U8", "adamw", "dtypes")])
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+def test_types_are_kept(make, x64):
+    with jax.enable_x64(x64):
+        kinds = [jnp.float16, jnp.bfloat16, jnp.float32, *([jnp.float64] if x64 else [])]
+        params = {k.__name__: jnp.ones((2, 3), k) for k in kinds} | {"s": jnp.ones(())}
+        tx = make()
+        state = tx.init(params)
+        promised = types(state)
+        assert all(not x.weak_type for x in jax.tree.leaves(state))
+        narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        for gradients, run in (
+            (params, tx.update),
+            (params, jax.jit(tx.update)),
+            (narrow, tx.update),
+        ):
+            updates, new = run(gradients, state, params)
+            assert types(new) == promised
+            assert types(updates) == types(gradients)
+        abstract = jax.eval_shape(tx.init, params)
+        expected = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == expected
+        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+        assert same(tx.init(shapes), state)
+
+
+@exact_stored
+def test_the_same_bits_under_jit_and_scan(make):
+    tx = make()
+    params, gradients = problem()
+    expected = trained(tx, 6)
+    assert same(trained(tx, 6, update=jax.jit(tx.update)), expected)
+
+    @jax.jit
+    def scanned(state, stacked):
+        step = lambda state, g: tx.update(g, state, params)[::-1]
+        state, updates = jax.lax.scan(step, state, stacked)
+        return jax.tree.map(lambda u: u[-1], updates), state
+
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *map(gradients, range(6)))
+    assert same(scanned(tx.init(params), stacked), expected)
+
+
+def test_the_seed_counts():
+    _, state = trained(store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16, seed=1), 3)
+    assert not same(state, trained(STORED["rmsprop U8"](), 3)[1])
+
+
+@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
+def test_the_same_bits_on_eight_devices(axis_type):
+    tx = STORED["rmsprop U8"]()
+    params, gradients = problem()
+    expected = trained(tx, 3)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        specs = {"w": jax.P("x", "y"), "b": jax.P("y"), "s": jax.P()}
+        put = lambda tree: {
+            k: jax.device_put(x, jax.NamedSharding(mesh, specs[k])) for k, x in tree.items()
+        }
+        params = put(params)
+        state = tx.init(params)
+        promised = types(state)
+        for run in (tx.update, jax.jit(tx.update)):
+            updates, new = params, state
+            for t in range(3):
+                updates, new = run(put(gradients(t)), new, params)
+            assert same((updates, new), expected)
+        if axis_type == jax.sharding.AxisType.Explicit:
+            assert types(new) == promised
+        for k, x in new.inner[0].nu.items():
+            assert x.sharding.is_equivalent_to(params[k].sharding, x.ndim)
+        text = jax.jit(tx.update).lower(put(gradients(0)), state, params).compile().as_text()
+        for word in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter"):
+            assert word not in text
+
+
+def test_shard_map():
+    """Pieces are rounded alike: the one thing that is documented to differ."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    tx = store(rmsprop(0.1), nu=U8)
+    params = jnp.full(64, 0.3)
+    state = tx.init(params)
+    specs = jax.tree.map(lambda x: jax.P("x") if x.ndim else jax.P(), state)
+    in_specs, out_specs = (jax.P("x"), specs), (jax.P("x"), specs)
+    mapped = jax.shard_map(tx.update, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    _, new = jax.jit(mapped)(params, state)
+    pieces = np.asarray(new.inner[0].nu).reshape(8, 8)
+    np.testing.assert_array_equal(pieces[1:], pieces[:-1])
+    np.testing.assert_array_equal(pieces[0], tx.update(params, state)[1].inner[0].nu[:8])
+
+
+def through_npz(state, like):
+    file = io.BytesIO()
+    leaves, treedef = jax.tree.flatten(state)
+    # NumPy's own files know no bfloat16.
+    raw = [np.asarray(x).view(np.uint16) if x.dtype == jnp.bfloat16 else x for x in leaves]
+    np.savez(file, *raw)
+    file.seek(0)
+    stored = np.load(file)
+    leaves = [stored[f"arr_{i}"].view(x.dtype) for i, x in enumerate(jax.tree.leaves(like))]
+    return treedef.unflatten(leaves)
+
+
+def through_flax(state, like):
+    return flax.serialization.from_bytes(like, flax.serialization.to_bytes(state))
+
+
+def through_orbax(state, like, tmp_path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(tmp_path / "state", like)
+
+
+@exact_stored
+@pytest.mark.parametrize("through", ["npz", "flax", "orbax"])
+def test_the_same_bits_after_a_restart(make, through, tmp_path):
+    tx = make()
+    _, state = trained(tx, 3)
+    like = tx.init(problem()[0])
+    if through == "orbax":
+        restored = through_orbax(state, like, tmp_path)
+    else:
+        restored = {"npz": through_npz, "flax": through_flax}[through](state, like)
+    assert same(restored, state)
+    # A new process makes a new transformation.
+    assert same(trained(make(), 3, restored, first=3), trained(tx, 6))
+
+
+def test_step_goes_on_after_its_maximum():
+    """It wraps, where a count that saturates would freeze the rounding."""
+    tx = store(rmsprop(0.1), nu=U8)
+    state = tx.init(jnp.zeros(8))
+    last = state._replace(step=jnp.uint32(2**32 - 1))
+    g = jnp.full(8, 0.3)
+    _, new = tx.update(g, last)
+    assert new.step == 0
+    _, newer = tx.update(g, new)
+    assert newer.step == 1
+    assert not np.array_equal(new.inner[0].nu, tx.update(g, newer)[1].inner[0].nu)
+
+
+def test_a_float32_run_goes_on_stored_and_back():
+    tx = rmsprop(0.1, 0.99, momentum=0.9, nesterov=True)
+    formats = {"trace": BF16, "nu": U16}
+    _, state = trained(tx, 50)
+    packed = pack(state, seed=3, **formats)
+    assert types(packed) == types(store(tx, seed=3, **formats).init(problem()[0]))
+    unpacked = unpack(packed, **formats)
+    assert types(unpacked) == types(state)
+    for name, limit in (("trace", 1 / 128), ("nu", 1 / 256)):
+        for x, y in zip(
+            jax.tree.leaves(optax.tree.get(state, name)),
+            jax.tree.leaves(optax.tree.get(unpacked, name)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(y, x, rtol=limit)
+    assert unpacked[0].count == 50
+    assert same(pack(unpacked, **formats), pack(unpacked, seed=1, **formats))  # nothing to round
+    _, packed = trained(store(tx, **formats), 50, packed, first=50)
+    _, back = trained(tx, 50, unpack(packed, **formats), first=100)
+    _, exact = trained(tx, 150)
+    np.testing.assert_allclose(back[0].nu["w"], exact[0].nu["w"], rtol=0.05)
+    assert back[0].count == 150
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("make", "bytes_each"),
+    [
+        (lambda: rmsprop(0.1), 4),
+        (lambda: store(rmsprop(0.1), nu=U16), 2),
+        (lambda: store(rmsprop(0.1), nu=BF16), 2),
+        (lambda: store(rmsprop(0.1), nu=U8), 1),
+        (lambda: store(optax.adamw(0.1), mu=BF16, nu=U8), 3),
+    ],
+)
+def test_no_accumulator_is_in_memory_at_full_width(make, bytes_each):
+    n = 100_000
+    tx = make()
+    params = jnp.zeros(n)
+    state = tx.init(params)
+    assert sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim) == bytes_each * n
+
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes - 4 * n in range(bytes_each * n, bytes_each * n + 100)
+    if bytes_each < 4:
+        # XLA for CPUs copies what is stored, since two fusions read it, and no more.
+        assert memory.temp_size_in_bytes < bytes_each * n + 1000
+        entry = str(compiled.as_text()).partition("\nENTRY")[2]
+        wide = [line for line in entry.splitlines() if f"= f32[{n}]" in line]
+        assert {line.split(f"f32[{n}]{{0}} ")[1].split("(")[0] for line in wide} == {
+            "parameter",
+            "fusion",
+        }
+        assert len([line for line in wide if " fusion(" in line]) == 1  # the new parameters
+
+
+def test_a_loop_over_steps_keeps_no_random_bits_in_memory():
+    """Nor anything else of full width that doesn't change from step to step."""
+    params = jnp.zeros((100, 500))
+
+    def temporary(tx):
+        def steps(params, state, gradients):
+            def step(carry, g):
+                updates, state = tx.update(g, carry[1], params)
+                return (optax.apply_updates(carry[0], updates), state), None
+
+            return jax.lax.scan(step, (params, state), gradients)[0]
+
+        arguments = params, tx.init(params), jnp.zeros((4, *params.shape))
+        memory: Any = jax.jit(steps, donate_argnums=(0, 1)).lower(*arguments).compile()
+        return memory.memory_analysis().temp_size_in_bytes / params.size
+
+    assert temporary(store(rmsprop(0.1), nu=U8)) < temporary(rmsprop(0.1)) + 2.1

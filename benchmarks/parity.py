@@ -83,9 +83,10 @@ def markdown() -> str:
             f"Measured by `benchmarks/parity.py` with jax {jax.__version__} on {device} "
             f"({platform.machine()}); what is recorded is described in `tests/recorded/README.md`.",
             "",
-            "Decoupled weight decay is in the table at a rate of 8. One that shrinks a parameter by a "
-            "few units in the last place, as 2^-6 does here, is lost to rounding in the float32 of "
-            f"timm and Keras, which end {theirs:.1e} off their own float64; ours, {mine:.1e}.",
+            "Decoupled weight decay is in the table at a rate of 8. One that shrinks a parameter "
+            "by a few units in the last place, as 2^-6 does here, is lost to rounding in the "
+            f"float32 of timm and Keras, which end {theirs:.1e} off their own float64; ours, "
+            f"{mine:.1e}.",
         ]
     )
 

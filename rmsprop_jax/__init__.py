@@ -1,6 +1,6 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
-from rmsprop_jax import dialects, recipes, storage
+from rmsprop_jax import dialects, interop, recipes, storage
 from rmsprop_jax.explanation import convert_eps, explain
 from rmsprop_jax.optimizer import rmsprop
 from rmsprop_jax.transform import RmsState, scale_by_rms
@@ -10,6 +10,7 @@ __all__ = [
     "convert_eps",
     "dialects",
     "explain",
+    "interop",
     "recipes",
     "rmsprop",
     "scale_by_rms",

@@ -52,7 +52,7 @@ def compiled(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         program, arrays = _split(bound.arguments)
-        transformation = build(**_join(program, arrays))
+        transformation = build(**join(program, arrays))
 
         def init(params):
             state = transformation.init(params)
@@ -70,7 +70,7 @@ def compiled(
 
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _update(factory, program, arrays, updates, state, params):
-    transformation = factory(**_join(program, arrays))
+    transformation = factory(**join(program, arrays))
     # Optax's parts promote as they go. The types are settled by the two casts below, so strict
     # promotion has nothing left to find in between.
     with jax.numpy_dtype_promotion("standard"):
@@ -140,7 +140,7 @@ def _hashable(leaf):
     return leaf
 
 
-def _join(program, arrays) -> dict[str, Any]:
+def join(program, arrays) -> dict[str, Any]:
     """The arguments that `_split` took apart."""
     treedef, static = program
     leaves = [s if a is None else a for s, a in zip(static, arrays, strict=True)]

@@ -1,5 +1,6 @@
 """The MNIST loader: real files where there are some, small fake ones behind a local server else."""
 
+import functools
 import gzip
 import hashlib
 import math
@@ -15,6 +16,9 @@ import pooch
 import pytest
 
 from rmsprop_jax.examples import data
+
+# Without the time, which would be in the names of tests, and differ between processes.
+compress = functools.partial(gzip.compress, mtime=0)
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("MNIST_DIR") or ROOT.parent / "shared" / "mnist")
@@ -37,7 +41,7 @@ def fakes(monkeypatch, tmp_path):
     shapes = ((7, 28, 28), (7,), (3, 28, 28), (3,))
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 10, shape, np.uint8) for shape in shapes]
-    files = {f"{n}.gz": gzip.compress(idx(a)) for n, a in zip(NAMES, arrays, strict=True)}
+    files = {f"{n}.gz": compress(idx(a)) for n, a in zip(NAMES, arrays, strict=True)}
     hashes = {n: hashlib.sha256(files[f"{n}.gz"]).hexdigest() for n in NAMES}
     monkeypatch.setattr(data, "SHA256", hashes)
     monkeypatch.setattr(data, "SHAPES", shapes)
@@ -98,7 +102,7 @@ def bad(kind, files):
         "cut off": lambda name: (200, files[name][:40], len(files[name])),
         "short": lambda name: (200, files[name][:40], 40),
         "html": lambda name: (200, html, len(html)),
-        "bad hash": lambda name: (200, gzip.compress(b"else"), len(gzip.compress(b"else"))),
+        "bad hash": lambda name: (200, compress(b"else"), len(compress(b"else"))),
     }[kind]
 
 
@@ -227,7 +231,7 @@ def test_directory_has_files_swapped(fakes, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(5,), (0,), (2, 3), (2, 3, 4)])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, compress], ids=["plain", "gzip"])
 def test_read_idx(tmp_path, shape, pack):
     array = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
     path = tmp_path / "whatever.bin"
@@ -240,7 +244,7 @@ def test_read_idx(tmp_path, shape, pack):
 
 
 WHOLE = idx(np.arange(6).reshape(2, 3))
-FLIPPED = bytearray(gzip.compress(WHOLE))
+FLIPPED = bytearray(compress(WHOLE))
 FLIPPED[-6] ^= 1  # in the checksum
 
 
@@ -254,12 +258,12 @@ FLIPPED[-6] ^= 1  # in the checksum
         (WHOLE[:9], "truncated"),
         (WHOLE[:-1], "wrong length"),
         (WHOLE + b"\0", "wrong length"),
-        (gzip.compress(b"<html>"), "not an IDX file.*<html>"),
-        (gzip.compress(WHOLE[:-1]), "wrong length"),
-        (gzip.compress(WHOLE)[:-9], "damaged gzip"),
-        (gzip.compress(WHOLE)[:5], "damaged gzip"),
-        (gzip.compress(WHOLE) + b"rest", "damaged gzip"),
-        (gzip.compress(WHOLE)[:10] + b"\xff" * 30, "damaged gzip"),
+        (compress(b"<html>"), "not an IDX file.*<html>"),
+        (compress(WHOLE[:-1]), "wrong length"),
+        (compress(WHOLE)[:-9], "damaged gzip"),
+        (compress(WHOLE)[:5], "damaged gzip"),
+        (compress(WHOLE) + b"rest", "damaged gzip"),
+        (compress(WHOLE)[:10] + b"\xff" * 30, "damaged gzip"),
         (bytes(FLIPPED), "damaged gzip"),
     ],
 )
@@ -341,7 +345,7 @@ def test_damaged_cache_is_repaired(fakes, cache, serve, monkeypatch):
 
 def test_damaged_cache_is_not_used(fakes, cache, serve, monkeypatch):
     files, _ = fakes
-    write(cache, {**files, FIRST: gzip.compress(idx(np.zeros((7, 28, 28))))})
+    write(cache, {**files, FIRST: compress(idx(np.zeros((7, 28, 28))))})
     mirror, _ = serve(bad("500", files))
     monkeypatch.setattr(data, "MIRRORS", (mirror,))
     with pytest.raises(OSError, match="could not be downloaded"):

@@ -1,0 +1,15 @@
+"""Optimizer state in and out: go on with a run of another framework here, and hand it back.
+
+`pytorch`, `keras`, `tensorflow` and `optax` have two functions each, `load` and `dump`. They take
+and return arrays and plain dictionaries, and import none of the frameworks. A run that is restarted
+without its accumulators begins with a step of learning rate / sqrt(1 - decay), 10 times too long at
+a decay of 0.99; these functions are there to spare it that.
+
+`restore` does the same between this library's own checkpoints and its own optimizers: it takes a
+state in whatever containers it was saved, also into an optimizer of other options.
+"""
+
+from rmsprop_jax.interop import keras, optax, pytorch, tensorflow
+from rmsprop_jax.interop.checkpoints import restore
+
+__all__ = ["keras", "optax", "pytorch", "restore", "tensorflow"]

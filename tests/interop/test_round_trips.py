@@ -1,0 +1,271 @@
+"""Export, import, export again: the second export is the first, bit for bit."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmsprop_jax import dialects, interop, parts, recipes
+from rmsprop_jax.interop import states
+
+SCHEDULE = optax.linear_schedule(0.1, 0.05, 20)
+SWITCH = (False, True)
+MOMENTUM = {"momentum": (0, 0.9)}
+
+
+def grid(**options):
+    values = itertools.product(*options.values())
+    return [dict(zip(options, v, strict=True)) for v in values]
+
+
+def to_params(named):
+    return {"dense": {"kernel": jnp.asarray(named["w"]).T, "bias": jnp.asarray(named["b"])}}
+
+
+def from_params(params):
+    dense = params["dense"]
+    return {"b": np.asarray(dense["bias"]), "w": np.asarray(dense["kernel"]).T}
+
+
+WEIGHTS = {"w": np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5), "b": np.ones(3, np.float32)}
+
+
+def trained(tx, weights=WEIGHTS, to_params=to_params):
+    """A state as after 7 steps; made up, since what it is doesn't matter."""
+    random = np.random.default_rng(0)
+
+    def fill(x):
+        if x.dtype == np.int32:
+            return jnp.asarray(7, x.dtype)
+        # mu is larger than the root of nu: much of the second moment is the mean's.
+        return jnp.asarray(random.uniform(0.01, 1.0, x.shape), x.dtype)
+
+    return jax.tree.map(fill, tx.init(to_params(weights)))
+
+
+def bits(saved):
+    """A checkpoint as something to compare, bit for bit and with its structure."""
+    return jax.tree.map(lambda x: (np.asarray(x).dtype.name, np.asarray(x).tobytes()), saved)
+
+
+def near(left, right):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-6), left, right)
+
+
+PYTORCH = [
+    *(
+        (dialects.pytorch, options)
+        for options in grid(
+            **MOMENTUM, centered=SWITCH, weight_decay=(0, 0.01), maximize=SWITCH, foreach=(None,)
+        )
+    ),
+    *((dialects.stable_baselines3, options) for options in grid(**MOMENTUM, centered=SWITCH)),
+    *(
+        (dialects.timm, options)
+        for options in grid(**MOMENTUM, centered=SWITCH, lr_in_momentum=SWITCH, caution=SWITCH)
+    ),
+    *(
+        (dialects.timm, {"weight_decay": 0.03, "decoupled_decay": True, **options})
+        for options in grid(**MOMENTUM, corrected_weight_decay=SWITCH, max_lr=(0.1,))
+    ),
+]
+
+
+@pytest.mark.parametrize("lr", [0.01, SCHEDULE], ids=["constant", "schedule"])
+@pytest.mark.parametrize(("dialect", "options"), PYTORCH)
+def test_pytorch(dialect, options, lr):
+    tx = dialect(lr, **options)
+    state = trained(tx)
+    first = interop.pytorch.dump(tx, state, WEIGHTS, from_params)
+    told = dialect if dialect is dialects.stable_baselines3 else None
+    again, loaded = interop.pytorch.load(
+        first, WEIGHTS, to_params, lr=lr if callable(lr) else None, dialect=told
+    )
+    second = interop.pytorch.dump(again, loaded, WEIGHTS, from_params)
+    assert bits(first) == bits(second)
+    near(state, loaded)
+    assert ("momentum_buffer" in first["state"][0]) == bool(options["momentum"])
+    assert first["param_groups"][0]["lr"] == (0.01 if lr == 0.01 else float(SCHEDULE(7)))
+
+
+def test_bitsandbytes():
+    tx = dialects.pytorch(0.01, 0.9, weight_decay=0.1)
+    first = interop.pytorch.dump(tx, trained(tx), WEIGHTS, from_params, bitsandbytes=True)
+    assert first["param_groups"][0] == {
+        "lr": 0.01,
+        "betas": (0.9, 0),
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "params": [0, 1],
+    }
+    assert first["state"][0].keys() == {"step", "__bnb_optimizer_quant_state__"}
+    again, loaded = interop.pytorch.load(first, WEIGHTS, to_params)
+    second = interop.pytorch.dump(again, loaded, WEIGHTS, from_params, bitsandbytes=True)
+    assert bits(first) == bits(second)
+    live = {0: {"step": 7, "state1": np.ones((3, 5))}, 1: {"step": 7, "state1": np.ones(3)}}
+    _, loaded = interop.pytorch.load({**first, "state": live}, WEIGHTS, to_params)
+    assert (loaded[2].nu["dense"]["kernel"] == 1).all()
+    for bad in (dialects.pytorch(momentum=0.9), dialects.pytorch(centered=True), dialects.timm()):
+        with pytest.raises(ValueError, match="bitsandbytes has"):
+            interop.pytorch.dump(bad, trained(bad), WEIGHTS, from_params, bitsandbytes=True)
+
+
+def test_pytorch_complex():
+    weights = {"w": np.ones((3, 5), np.complex64), "b": np.ones(3, np.float32)}
+    for momentum, centered in itertools.product((0, 0.9), SWITCH):
+        tx = dialects.pytorch(momentum=momentum, centered=centered)
+        state = trained(tx, weights=weights)
+        first = interop.pytorch.dump(tx, state, weights, from_params)
+        assert first["state"][0]["square_avg"].dtype == np.complex64
+        again, loaded = interop.pytorch.load(first, weights, to_params)
+        assert jax.tree.structure(loaded) == jax.tree.structure(state)
+        assert bits(first) == bits(interop.pytorch.dump(again, loaded, weights, from_params))
+    slots = {i: {"step": 1, "square_avg": x} for i, x in enumerate(weights.values())}
+    tx = dialects.timm()
+    params = to_params({n: x.real for n, x in weights.items()})
+    group = interop.pytorch.dump(tx, tx.init(params), WEIGHTS, from_params)["param_groups"]
+    with pytest.raises(ValueError, match=r"dialects.pytorch only"):
+        interop.pytorch.load({"state": slots, "param_groups": group}, weights, to_params)
+
+
+KERAS = [
+    *((dialects.keras, o) for o in grid(**MOMENTUM, centered=SWITCH, weight_decay=(None, 0.1))),
+    *((dialects.tf_keras_legacy, o) for o in grid(**MOMENTUM, centered=SWITCH)),
+]
+
+
+@pytest.mark.parametrize("lr", [0.01, SCHEDULE], ids=["constant", "schedule"])
+@pytest.mark.parametrize(("dialect", "options"), KERAS)
+def test_keras(dialect, options, lr):
+    tx = dialect(lr, **options)
+    state = trained(tx)
+    first = interop.keras.dump(tx, state, WEIGHTS, from_params)
+    in_order = list(first.values())
+    numbered = {str(i): x for i, x in enumerate(in_order)}
+    # As h5py has them: 10 before 2.
+    for saved in (first, in_order, dict(sorted(numbered.items()))):
+        loaded = interop.keras.load(tx, saved, WEIGHTS, to_params)
+        assert bits(interop.keras.dump(tx, loaded, WEIGHTS, from_params)) == bits(first)
+        near(state, loaded)
+
+
+def test_keras_legacy_without_iter():
+    tx = dialects.tf_keras_legacy(0.01, momentum=0.9)
+    _, *slots = interop.keras.dump(tx, trained(tx), WEIGHTS, from_params).values()
+    loaded = interop.keras.load(tx, slots, WEIGHTS, to_params, count=7)
+    assert loaded[1].count == 7
+    scheduled = dialects.tf_keras_legacy(SCHEDULE, momentum=0.9)
+    with pytest.raises(ValueError, match="pass count"):
+        interop.keras.load(scheduled, slots, WEIGHTS, to_params)
+
+
+TENSORFLOW = [
+    *(
+        (dialects.tensorflow1, o, name)
+        for o in grid(**MOMENTUM, centered=SWITCH)
+        for name in (None, "opt")
+    ),
+    *((dialects.tf_keras_legacy, o, "optimizer") for o in grid(**MOMENTUM, centered=SWITCH)),
+]
+
+
+@pytest.mark.parametrize("lr", [0.01, SCHEDULE], ids=["constant", "schedule"])
+@pytest.mark.parametrize(("dialect", "options", "optimizer"), TENSORFLOW)
+def test_tensorflow(dialect, options, optimizer, lr):
+    tx = dialect(lr, **options)
+    state = trained(tx)
+    first = interop.tensorflow.dump(tx, state, WEIGHTS, from_params, optimizer=optimizer)
+    saved = {**first, **WEIGHTS, "global_step": np.int64(7), "w/Adam": np.ones(1)}
+    loaded = interop.tensorflow.load(tx, saved, WEIGHTS, to_params)
+    second = interop.tensorflow.dump(tx, loaded, WEIGHTS, from_params, optimizer=optimizer)
+    assert bits(first) == bits(second)
+    near(state, loaded)
+    if callable(lr):
+        with pytest.raises(ValueError, match="pass count"):
+            interop.tensorflow.load(tx, first, WEIGHTS, to_params)
+
+
+OPTAX = grid(
+    momentum=(None, 0, 0.9),
+    nesterov=SWITCH,
+    centered=SWITCH,
+    bias_correction=SWITCH,
+    eps_in_sqrt=SWITCH,
+)
+
+
+@pytest.mark.parametrize("lr", [0.01, SCHEDULE], ids=["constant", "schedule"])
+@pytest.mark.parametrize("options", OPTAX)
+def test_optax(options, lr):
+    params = to_params(WEIGHTS)
+    tx = dialects.optax(lr, **options)
+    state = trained(tx)
+    first = interop.optax.dump(tx, state, params)
+    assert jax.tree.structure(first) == jax.tree.structure(
+        optax.rmsprop(lr, **options).init(params)
+    )
+    loaded = interop.optax.load(tx, first, params, count=7)
+    near(state, loaded)
+    assert bits(first) == bits(interop.optax.dump(tx, loaded, params))
+
+
+@pytest.mark.parametrize(
+    "options", grid(momentum=(None, 0.9), centered=SWITCH, bias_correction=SWITCH)
+)
+def test_optax_goes_on(options):
+    """3 steps in Optax, 3 here, 3 in Optax are 9 in Optax."""
+    theirs, ours = (make(SCHEDULE, **options) for make in (optax.rmsprop, dialects.optax))
+    random = np.random.default_rng(0)
+    grads = random.standard_normal((9, 5)).astype(np.float32)
+    params = jnp.ones(5)
+
+    def go_on(tx, params, state, grads):
+        for g in grads:
+            updates, state = tx.update(jnp.asarray(g), state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    # The first variance is 0, where Optax has what the rounding of 0 leaves: begin at the second.
+    with jax.numpy_dtype_promotion("standard"):
+        start, begun = go_on(theirs, params, theirs.init(params), grads[:3])
+        there, _ = go_on(theirs, start, begun, grads[3:])
+        here, state = go_on(
+            ours, start, interop.optax.load(ours, begun, params, count=3), grads[3:6]
+        )
+        here, _ = go_on(theirs, here, interop.optax.dump(ours, state, params), grads[6:])
+    np.testing.assert_allclose(here, there, 1e-4 if options["centered"] else 1e-5)
+
+
+numbers = st.floats(0, 2.0**60, width=32)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(numbers, st.floats(-(2.0**30), 2.0**30, width=32))
+def test_moments_are_inverse(nu, mu):
+    """Whatever the numbers are, the second export of a centered state is the first."""
+    nu, mu = np.float32(nu), np.float32(mu)
+    second = states.second_moment(nu, mu)
+    assert states.second_moment(states.variance(second, mu), mu) == second
+
+
+def test_what_stands_around_a_dialect():
+    tx = recipes.pymarl()
+    saved = interop.pytorch.dump(tx, trained(tx), WEIGHTS, from_params)
+    assert saved["param_groups"][0]["alpha"] == 0.99
+    near(saved["state"][0]["square_avg"], from_params(trained(tx)[1][2].nu)["w"])
+    for bad in (optax.chain(tx, tx), optax.sgd(0.1), recipes):
+        with pytest.raises((ValueError, AttributeError)):
+            states.made_by(bad)
+
+
+def test_given_is_what_makes_a_buffer():
+    assert not parts.given(0)
+    tx = dialects.pytorch(momentum=jnp.float32(0))
+    assert (
+        "momentum_buffer" in interop.pytorch.dump(tx, trained(tx), WEIGHTS, from_params)["state"][0]
+    )

@@ -72,8 +72,6 @@ def markdown() -> str:
     for framework, dialect, *cells in rows():
         lines.append(f"| {framework} | `dialects.{dialect}` | {' | '.join(cells)} |")
     device = jax.devices()[0].platform.upper()
-    drifts = [oracles.drift(name) for name in ("timm", "keras")]
-    mine, theirs = (max(column) for column in zip(*drifts, strict=True))
     return "\n".join(
         [
             *lines,
@@ -82,11 +80,6 @@ def markdown() -> str:
             "parameter, over all combinations of options and three learning-rate schedules. "
             f"Measured by `benchmarks/parity.py` with jax {jax.__version__} on {device} "
             f"({platform.machine()}); what is recorded is described in `tests/recorded/README.md`.",
-            "",
-            "Decoupled weight decay is in the table at a rate of 8. One that shrinks a parameter "
-            "by a few units in the last place, as 2^-6 does here, is lost to rounding in the "
-            f"float32 of timm and Keras, which end {theirs:.1e} off their own float64; ours, "
-            f"{mine:.1e}.",
         ]
     )
 

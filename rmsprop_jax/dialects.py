@@ -1,7 +1,7 @@
 """Every framework's RMSProp: its own argument names, order and defaults, and its own numbers.
 
 Each function is one `optax.chain`, and reading the chain is reading the algorithm. What the real
-frameworks compute is followed to the rounding error, with five exceptions that all dialects share:
+frameworks compute is followed to the rounding error, with four exceptions that all dialects share:
 
 1. Where a framework subtracts the squared mean from the mean square to center (a difference that
    cancels, goes negative and becomes NaN), a dialect has the exact variance, see `scale_by_rms`.
@@ -10,9 +10,6 @@ frameworks compute is followed to the rounding error, with five exceptions that 
 3. 0/0, which can happen if eps = 0, is 0, and an infinite gradient doesn't poison the accumulators.
 4. Complex gradients are scaled by their modulus. The exception is `pytorch`, which documents what
    it does with them; the others square them as complex numbers or refuse them.
-5. Decoupled weight decay is part of the update, and p is rounded once. timm and Keras round it
-   twice; in float32, a decay of few units in the last place makes them drift off, by 1e-5 of p in
-   1,000 steps.
 
 In all of them, a learning rate may be a schedule, a function of the number of updates made. A
 momentum or weight decay given as the Python number 0, or as `None`, leaves its part out, and the
@@ -199,11 +196,11 @@ def timm(
     Example:
       >>> import jax.numpy as jnp
       >>> from rmsprop_jax import dialects
-      >>> tx = dialects.timm(lr=0.01, weight_decay=0.1, decoupled_decay=True)
+      >>> tx = dialects.timm(lr=0.5, weight_decay=0.25, decoupled_decay=True)
       >>> params = jnp.array([1.0, 2.0])
       >>> updates, state = tx.update(jnp.zeros(2), tx.init(params), params)
       >>> print(updates)
-      [-0.001 -0.002]
+      [-0.125 -0.25 ]
 
     References:
       https://github.com/huggingface/pytorch-image-models/blob/main/timm/optim/rmsprop_tf.py
@@ -393,7 +390,7 @@ def keras(
         scale_by_rms(rho, epsilon, eps_in_sqrt=True, centered=centered),
         _optax.scale_by_learning_rate(learning_rate),
         parts.trace(momentum),
-        parts.decoupled_decay(learning_rate, weight_decay),
+        parts.decoupled_decay(learning_rate, weight_decay, as_factor=False),
     )
 
 

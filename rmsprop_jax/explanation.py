@@ -195,13 +195,14 @@ def _traits(tx: optax.GradientTransformation) -> tuple[str, ...]:
     names = [part.name for part in flat]
     at = {name: i for i, name in enumerate(names)}
     rms = flat[at["scale_by_rms"]].numbers
-    rate, trace, decay = at["scale"], at.get("trace"), at.get("add_decayed_weights")
+    rate, trace = at["scale"], at.get("trace")
+    decays = {"coupled": "add_decayed_weights", "decoupled": "decoupled_decay"}
     return (
         f"{rms['initial_scale']:g}",
         "inside" if rms["eps_in_sqrt"] else "outside",
         "yes" if rms["centered"] else "no",
         "" if trace is None else "inside momentum" if rate < trace else "outside momentum",
-        "" if decay is None else "coupled" if decay < at["scale_by_rms"] else "decoupled",
+        next((kind for kind, name in decays.items() if name in at), ""),
     )
 
 
@@ -246,6 +247,7 @@ def _lines(part: Part) -> tuple[list[str], list[str]]:
         "scale": "u = {step_size} * u",
         "scale_by_schedule": "u = {step_size_fn} * u",
         "add_decayed_weights": "u = u + {weight_decay} * p",
+        "decoupled_decay": "u = u - {rate} * p",
         "clip": "u = clip(u, -{max_delta}, {max_delta})",
         "clip_by_leaf_norm": "u = u * {max_norm} / maximum(norm(u), {max_norm})",
         "clip_by_torch_norm": "u = u * minimum(1, {max_norm} / (norm(u) + 1e-06))",

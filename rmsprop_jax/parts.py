@@ -26,20 +26,49 @@ def coupled_decay(weight_decay: Any) -> optax.GradientTransformation:
 
 
 def decoupled_decay(
-    learning_rate: Any, weight_decay: Any, max_lr: Any = None
+    learning_rate: Any, weight_decay: Any, max_lr: Any = None, as_factor: bool = True
 ) -> optax.GradientTransformation:
-    """Adds -lr weight_decay p to the updates, with lr^2 / max_lr for lr if there is a max_lr."""
+    """Shrinks p at the rate lr weight_decay, with lr^2 / max_lr for lr if there is a max_lr.
+
+    `optax.add_decayed_weights` would add the decay to the step. Frameworks round p after it shrank
+    and again after it moved, and as_factor the rate too, which they then subtract from 1: in
+    float32, what a weak decay comes to depends on that.
+    """
     if not given(weight_decay):
         return optax.identity()
 
-    def shrink(lr):
-        return -weight_decay * (lr if max_lr is None else lr**2 / max_lr)
+    def rate_of(lr):
+        return weight_decay * (lr if max_lr is None else lr**2 / max_lr)
 
-    def minus_lr_weight_decay(count):
-        return shrink(learning_rate(count))
+    def lr_times_weight_decay(count):
+        return rate_of(learning_rate(count))
 
-    schedule = callable(learning_rate)
-    return optax.add_decayed_weights(minus_lr_weight_decay if schedule else shrink(learning_rate))
+    rate = lr_times_weight_decay if callable(learning_rate) else rate_of(learning_rate)
+
+    def init(params):
+        del params
+        return (
+            optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+            if callable(rate)
+            else optax.EmptyState()
+        )
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+
+        def move(u, p):
+            if u is None:
+                return None
+            share = jnp.asarray(now, p.dtype)
+            share = 1 - (1 - share) if as_factor else share
+            return (p - share * p + u) - p
+
+        now = rate(state.count) if callable(rate) else rate
+        state = state._replace(count=optax.safe_increment(state.count)) if state else state
+        return jax.tree.map(move, updates, params, is_leaf=lambda x: x is None), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def inverse_time_decay(learning_rate: Any, decay: Any) -> optax.ScalarOrSchedule:

@@ -136,7 +136,8 @@ def scale_by_rms(
             rho, one_minus_rho = _decay_and_complement(decay, dtype)
             if bias_correction:
                 rho, one_minus_rho = _bias_corrected(rho, one_minus_rho, count)
-            square = rho * _abs_sq(g - mu) if centered else _abs_sq(g)
+            deviation = g - mu if centered else g
+            square = rho * _abs_sq(deviation) if centered else _abs_sq(deviation)
             # What the rounding of rho took away: at decay = 0.999 in float32, nu would else settle
             # 1e-5 off the average. The sum of positive terms keeps nu exact also for rho near 0.
             lost = (1 - rho) - one_minus_rho
@@ -147,7 +148,12 @@ def scale_by_rms(
                 # faster.
                 mu = jnp.where(jnp.isnan(nu), jnp.nan, mu + one_minus_rho * (g - mu))
             e = jnp.asarray(eps, dtype)
-            return _divide(g, _sqrt(nu + e) if eps_in_sqrt else _sqrt(nu) + e), nu, mu
+            if eps_in_sqrt:
+                return _divide(g, _sqrt(nu + e)), nu, mu
+            # Where squares underflow to 0, what is left of the root is this step's share of it.
+            share = jnp.sqrt(one_minus_rho * rho if centered else one_minus_rho)
+            least = share * jnp.abs(deviation)
+            return _divide(g, _sqrt(nu, least, jnp.finfo(dtype).tiny) + e), nu, mu
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         nus = treedef.flatten_up_to(state.nu)
@@ -202,10 +208,10 @@ def _clip(x, limit):
     return jnp.clip(x, -limit, limit)
 
 
-def _sqrt(x):
-    """Square root with derivative 0 at 0, where it would be infinite."""
-    zero = x == 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+def _sqrt(x, underflow=0.0, tiny=0.0):
+    """Square root, replaced up to tiny, so that the derivative is 0 there and not infinite."""
+    small = x <= tiny
+    return jnp.where(small, underflow, jnp.sqrt(jnp.where(small, 1.0, x)))
 
 
 def _divide(x, y):

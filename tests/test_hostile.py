@@ -1,0 +1,129 @@
+"""The cases of `hostile`, for `rmsprop` and every dialect, in every dtype, jitted and not."""
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+import hostile
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+names = pytest.mark.parametrize("name", hostile.FORMS)
+CELLS = [
+    pytest.param(name, case, id=f"{case.name}-{name}")
+    for name, form in hostile.FORMS.items()
+    for case in hostile.CASES
+    if list(hostile.arrangements(form, [case]))  # the dialect has the options
+]
+EAGER = [
+    case
+    for case in hostile.CASES
+    if case.name
+    in (
+        "constant",
+        "300 in float16",
+        "1e20 once",
+        "1e20 once, momentum = 0.9",
+        "infinity always",
+        "NaN once",
+        "NaN once, apply_if_finite",
+        "centered, constant",
+        "bias correction, centered, first step",
+        "parameters and gradients of two dtypes",
+        "gradient of None twice",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def runs() -> Callable[..., Any]:
+    """`hostile.run` by name; what takes long is to compile, which two threads can do at a time."""
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+
+    def jitted(name):
+        return hostile.run(hostile.FORMS[name])
+
+    def eager(name):
+        form = hostile.FORMS[name]
+        # All options for one; for the others, what can't be jitted and a set of options beside.
+        few = ("gradient of None twice", "constant", "centered, constant")
+        few = few[2:] if form.always_centered else few[:2]
+        cases = EAGER if name == "rmsprop" else [case for case in EAGER if case.name in few]
+        return hostile.run(form, eager=True, cases=cases)
+
+    futures = {
+        (kind, name): pool.submit(kind, name) for name in hostile.FORMS for kind in (jitted, eager)
+    }
+    kinds = {"jitted": jitted, "eager": eager}
+    return lambda kind, name: futures[kinds[kind], name].result()
+
+
+@pytest.mark.parametrize(("name", "case"), CELLS)
+def test_it_survives(name, case, runs):
+    form = hostile.FORMS[name]
+    happened = {}
+    for case_, dtype in hostile.arrangements(form, [case]):
+        loud, quiet = runs("eager" if case.absent else "jitted", name)[case_.name, dtype]
+        if what := hostile.verdict(form, case, dtype, loud, quiet):
+            happened[dtype] = what
+    assert happened == {}
+
+
+@names
+def test_eager_is_jitted(name, runs):
+    jitted, eager = runs("jitted", name), runs("eager", name)
+    both = [key for key in eager if key in jitted]
+    assert both
+    for case, dtype in both:
+        rtol = {"bfloat16": 2**-7, "float16": 2**-10}.get(hostile.grad_dtype(dtype), 1e-6)
+        mine, theirs = eager[case, dtype][0], jitted[case, dtype][0]
+        np.testing.assert_allclose(mine, theirs[: len(mine)], rtol, 1e-6, err_msg=case)
+
+
+@names
+def test_more_elements_than_an_int32_counts(name):
+    tx = hostile.FORMS[name].make(hostile.LEARNING_RATE)
+    p = jax.ShapeDtypeStruct((2**31 + 1,), jnp.bfloat16)
+    state = jax.eval_shape(tx.init, p)
+    updates, new_state = jax.eval_shape(tx.update, p, state, p)
+    assert (updates.shape, updates.dtype) == (p.shape, p.dtype)
+    spec = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert spec(new_state) == spec(state)
+    assert any(leaf.shape == p.shape for leaf in jax.tree.leaves(state))
+
+
+@names
+def test_count_stops_at_its_maximum(name):
+    tx = hostile.FORMS[name].make(hostile.LEARNING_RATE)
+    g = jnp.ones(3)
+    full = lambda x: jnp.full_like(x, hostile.INT32_MAX) if x.dtype == jnp.int32 else x
+    _, state = tx.update(g, jax.tree.map(full, tx.init(g)), g)
+    counts = [x for x in jax.tree.leaves(state) if x.dtype == jnp.int32]
+    assert counts
+    assert all(count == hostile.INT32_MAX for count in counts)
+
+
+def test_the_names_of_cases_differ():
+    assert len({case.name for case in hostile.CASES}) == len(hostile.CASES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda u: np.where(u == u[5, 1], np.nan, u), "NaN"),
+        (lambda u: np.where(u == u[5, 1], np.inf, u), "inf"),
+        (lambda u: 10 * u, "1e+01 × its bound"),
+        (lambda u: 0 * u, "frozen"),
+        (lambda u: 0.9 * u, "0.9 × the step"),
+    ],
+)
+def test_the_judge_sees(change, what, runs):
+    form, (case, *_) = hostile.FORMS["rmsprop"], hostile.CASES
+    loud, quiet = runs("jitted", "rmsprop")[case.name, "float32"]
+    assert hostile.verdict(form, case, "float32", loud, quiet) == ""
+    wrong = loud.copy()
+    wrong[:, 1:] = change(loud)[:, 1:]
+    assert hostile.verdict(form, case, "float32", wrong, quiet) == what
+    assert hostile.verdict(form, case, "float32", loud, quiet * 2) == "others disturbed"

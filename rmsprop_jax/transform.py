@@ -136,8 +136,7 @@ def scale_by_rms(
             rho, one_minus_rho = _decay_and_complement(decay, dtype)
             if bias_correction:
                 rho, one_minus_rho = _bias_corrected(rho, one_minus_rho, count)
-            deviation = g - mu if centered else g
-            square = rho * _abs_sq(deviation) if centered else _abs_sq(deviation)
+            square = rho * _abs_sq(g - mu) if centered else _abs_sq(g)
             # What the rounding of rho took away: at decay = 0.999 in float32, nu would else settle
             # 1e-5 off the average. The sum of positive terms keeps nu exact also for rho near 0.
             lost = (1 - rho) - one_minus_rho
@@ -150,10 +149,11 @@ def scale_by_rms(
             e = jnp.asarray(eps, dtype)
             if eps_in_sqrt:
                 return _divide(g, _sqrt(nu + e)), nu, mu
+            if centered:
+                return _divide(g, _sqrt(nu) + e), nu, mu
             # Where squares underflow to 0, what is left of the root is this step's share of it.
-            share = jnp.sqrt(one_minus_rho * rho if centered else one_minus_rho)
-            least = share * jnp.abs(deviation)
-            return _divide(g, _sqrt(nu, least, jnp.finfo(dtype).tiny) + e), nu, mu
+            share = jnp.sqrt(one_minus_rho) * jnp.abs(g)
+            return _divide(g, _sqrt(nu, share, jnp.finfo(dtype).tiny) + e), nu, mu
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         nus = treedef.flatten_up_to(state.nu)

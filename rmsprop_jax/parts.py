@@ -55,7 +55,7 @@ def decoupled_decay(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("weight_decay needs params: call update(updates, state, params).")
 
         def move(u, p):
             if u is None:

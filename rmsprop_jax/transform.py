@@ -208,7 +208,7 @@ def _clip(x, limit):
     return jnp.clip(x, -limit, limit)
 
 
-def _sqrt(x, underflow=0.0, tiny=0.0):
+def _sqrt(x, underflow: Any = 0.0, tiny: Any = 0.0):
     """Square root, replaced up to tiny, so that the derivative is 0 there and not infinite."""
     small = x <= tiny
     return jnp.where(small, underflow, jnp.sqrt(jnp.where(small, 1.0, x)))

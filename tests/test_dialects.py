@@ -501,6 +501,9 @@ def test_numbers_out_of_range_are_refused(name, argument):
             dialect(**required | {argument: wrong})
 
 
+NO_PARAMS = jnp.ones(1), dialects.keras(weight_decay=0.1).init(jnp.ones(1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -508,6 +511,7 @@ def test_numbers_out_of_range_are_refused(name, argument):
         (lambda: dialects.pytorch(lr=jnp.array([1.0])), "lr must be a scalar"),
         (lambda: dialects.timm(halving, corrected_weight_decay=True), "max_lr"),
         (lambda: dialects.keras(momentum=1.5), "momentum"),
+        (lambda: dialects.keras(weight_decay=0.1).update(*NO_PARAMS), "weight_decay needs params"),
         (lambda: dialects.keras(clipnorm=1.0, clipvalue=1.0), "Only one of"),
         (lambda: dialects.keras(clipnorm=0.0), "clipnorm=0"),
         (lambda: dialects.tf_keras_legacy(clipnorm=1.0, global_clipnorm=1.0), "Only one of"),

@@ -60,7 +60,8 @@ def scale_by_rms(
     What hostile numbers do: 0/0, as for eps = 0 and g = 0, is 0. A gradient beyond 2^62 (2^510 in
     float64), whose square would overflow, counts as that number, infinities included; so the
     update stays within its bound of 1 / sqrt(1 - decay) (times sqrt(1 / decay) if centered) and
-    the parameter recovers. NaN stays visible, in the update and in the accumulators; skipping it
+    the parameter recovers. So it does where squares underflow to 0, if not centered: there the root
+    is sqrt(1 - decay) |g|. NaN stays visible, in the update and in the accumulators; skipping it
     is the business of `optax.apply_if_finite`.
 
     Args:

@@ -96,7 +96,7 @@ WAYS = {
 }
 
 
-def same(left, right):
+def assert_same(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for (path, x), y in zip(jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True):
         assert (x.dtype, x.shape, x.weak_type) == (y.dtype, y.shape, y.weak_type), path
@@ -110,14 +110,14 @@ CASES = set(itertools.product(OPTIMIZERS, WAYS)) - {("stored", "npz")}  # npz ha
 def test_comes_back_bit_for_bit(name, way, tmp_path):
     tx = OPTIMIZERS[name]
     state = filled(tx)
-    same(state, restore(tx, WAYS[way](state, tmp_path), PARAMS))
+    assert_same(state, restore(tx, WAYS[way](state, tmp_path), PARAMS))
 
 
 def test_an_update_takes_it():
     tx = OPTIMIZERS["all"]
     state = restore(tx, flax.serialization.to_state_dict(filled(tx)), PARAMS)
     grads = jax.tree.map(jnp.ones_like, PARAMS)
-    same(tx.update(grads, state, PARAMS)[1], tx.update(grads, filled(tx), PARAMS)[1])
+    assert_same(tx.update(grads, state, PARAMS)[1], tx.update(grads, filled(tx), PARAMS)[1])
 
 
 def test_nnx_optimizer():
@@ -292,6 +292,6 @@ def test_checkpoints_of_all_versions_are_loadable(version, name):
     tx = GOLDEN_OPTIMIZERS[name]
     expected = filled(tx)
     with np.load(GOLDEN / version / f"{name}.npz") as file:
-        same(expected, restore(tx, file, PARAMS))
+        assert_same(expected, restore(tx, file, PARAMS))
     packed = (GOLDEN / version / f"{name}.msgpack").read_bytes()
-    same(expected, restore(tx, flax.serialization.msgpack_restore(packed), PARAMS))
+    assert_same(expected, restore(tx, flax.serialization.msgpack_restore(packed), PARAMS))

@@ -5,14 +5,16 @@
 Bias is the mean over the elements of sqrt(nu / exact nu) - 1, spread its standard deviation, both
 in percent, after 8 / (1 - decay) steps from 0, and 1,000 or more for sparse gradients. Scales of
 the gradients are equal, or log-normal within the array with a standard deviation of two octaves.
-`U8 3-bit` is U8 with a range of its own, `nearest` bfloat16 rounded to nearest, and `bitsandbytes`,
-if installed, its own RMSprop8bit. With --fall: median and mean of nu / exact nu, in percent off 1,
+Elements whose exact nu a format has no numbers for are left out. `+d` is `with_decay`, `U8 3-bit`
+is U8 with a range of its own, `nearest` bfloat16 rounded to nearest, and `bitsandbytes`, if
+installed, its own RMSprop8bit. With --fall: median and mean of nu / exact nu, in percent off 1,
 10 / (1 - decay) steps after the scale of Gaussian gradients has changed.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 
@@ -23,15 +25,25 @@ import numpy as np
 from rmsprop_jax import scale_by_rms
 from rmsprop_jax.storage import BF16, U8, U16, store, unpack
 
-FORMATS = {
-    "U16": U16,
-    "BF16": BF16,
-    "U8": U8,
-    "U8 3-bit": U8.with_range(2.0**-18, 2.0**13),
-    "nearest": jnp.bfloat16,
-}
+U8_3_BIT = U8.with_range(2.0**-18, 2.0**13)
 KINDS = ("Gaussian", "Student-t(3)", "1 %-sparse")
 DECAYS = (0.9, 0.99, 0.999)
+
+
+def formats_for(decay):
+    mine = {"U16": U16, "BF16": BF16, "U8": U8, "U8 3-bit": U8_3_BIT}
+    decaying = {f"{name} +d": form.with_decay(decay) for name, form in mine.items()}
+    return mine | decaying | {"nearest": jnp.bfloat16}
+
+
+def errors(nus, decay):
+    """nu / exact nu for each format, of the elements within its range."""
+    exact = np.asarray(nus.pop("float32"), np.float64)
+    for name, nu in nus.items():
+        form = formats_for(decay).get(name)
+        low, high = getattr(form, "smallest", 1e-37), getattr(form, "largest", np.inf)
+        inside = (low < exact) & (exact < high)
+        yield name, np.asarray(nu, np.float64)[inside] / exact[inside]
 
 
 def pool(kind, size, steps=1024):
@@ -102,30 +114,31 @@ def stationary(size):
             for decay in DECAYS:
                 steps = round(8 / (1 - decay))
                 deals = order(max(steps, 1000) if "sparse" in kind else steps, *gradients.shape)
-                nus, _ = ours(FORMATS, decay, gradients, scale, deals)
+                nus, _ = ours(formats_for(decay), decay, gradients, scale, deals)
                 if (theirs := bitsandbytes(decay, gradients, scale, deals)) is not None:
                     nus["bitsandbytes"] = theirs
-                exact = np.asarray(nus.pop("float32"), np.float64)
-                seen = exact > 0
                 cells = []
-                for name, nu in nus.items():
-                    error = np.sqrt(np.asarray(nu, np.float64)[seen] / exact[seen]) - 1
-                    cells.append(f"{name} {100 * error.mean():+6.2g} {100 * error.std():5.3g}")
+                for name, ratio in errors(nus, decay):
+                    error = 100 * (np.sqrt(ratio) - 1)
+                    cells.append(f"{name} {error.mean():+6.2g} {error.std():5.3g}")
                 print(f"{kind:12s} {scale_name:10s} {decay:<5} | " + " | ".join(cells), flush=True)
 
 
 def fall(size):
     """Prints how far nu is off after the scale of the gradients has changed."""
-    gradients, scale = pool("Gaussian", size), scales("log-normal", size)
-    for decay in DECAYS:
+    gradients = pool("Gaussian", size)
+    for scale_name, decay in itertools.product(("equal", "log-normal"), DECAYS):
+        formats, scale = formats_for(decay), scales(scale_name, size)
         deals = order(round(10 / (1 - decay)), *gradients.shape)
-        _, start = ours(FORMATS, decay, gradients, scale, deals)
+        _, start = ours(formats, decay, gradients, scale, deals)
         for factor in (1e-2, 1e-4, 1e2):
-            nus, _ = ours(FORMATS, decay, gradients, scale, deals, start, factor)
-            exact = np.asarray(nus.pop("float32"), np.float64)
-            off = {n: 100 * (np.asarray(nu, np.float64) / exact - 1) for n, nu in nus.items()}
+            nus, _ = ours(formats, decay, gradients, scale, deals, start, factor)
+            off = {name: 100 * (ratio - 1) for name, ratio in errors(nus, decay)}
             cells = [f"{n} {np.median(x):+7.2f} {x.mean():+7.2f}" for n, x in off.items()]
-            print(f"scale x {factor:<6} decay {decay:<5} | " + " | ".join(cells), flush=True)
+            print(
+                f"{scale_name:10s} x {factor:<6} decay {decay:<5} | " + " | ".join(cells),
+                flush=True,
+            )
 
 
 def main():

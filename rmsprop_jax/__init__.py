@@ -1,6 +1,6 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
-from rmsprop_jax import dialects, interop, recipes, storage
+from rmsprop_jax import diagnostics, dialects, interop, recipes, storage, weights
 from rmsprop_jax.explanation import convert_eps, explain
 from rmsprop_jax.optimizer import rmsprop
 from rmsprop_jax.transform import RmsState, scale_by_rms
@@ -8,6 +8,7 @@ from rmsprop_jax.transform import RmsState, scale_by_rms
 __all__ = [
     "RmsState",
     "convert_eps",
+    "diagnostics",
     "dialects",
     "explain",
     "interop",
@@ -15,5 +16,6 @@ __all__ = [
     "rmsprop",
     "scale_by_rms",
     "storage",
+    "weights",
 ]
 __version__ = "0.1.0"

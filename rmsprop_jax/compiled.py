@@ -56,7 +56,7 @@ def compiled(
 
         def init(params):
             state = transformation.init(params)
-            promised = jax.eval_shape(lambda p: transformation.init(_widen(p)), params)
+            promised = jax.eval_shape(lambda p: transformation.init(widen(p)), params)
             return jax.tree.map(lambda s, t: s.astype(t.dtype), state, promised)
 
         def update(updates, state, params=None, **extra_args):
@@ -74,7 +74,7 @@ def _update(factory, program, arrays, updates, state, params):
     # Optax's parts promote as they go. The types are settled by the two casts below, so strict
     # promotion has nothing left to find in between.
     with jax.numpy_dtype_promotion("standard"):
-        new_updates, new_state = transformation.update(_widen(updates), state, _widen(params))
+        new_updates, new_state = transformation.update(widen(updates), state, widen(params))
 
     def cast_like(new, old):
         return old if new is None else jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
@@ -89,15 +89,16 @@ def _update(factory, program, arrays, updates, state, params):
     return new_updates, jax.tree.map(cast_like, new_state, state, is_leaf=is_none)
 
 
-def _widen(tree):
+def widen(tree: Any) -> Any:
     """The tree with float16, bfloat16 and narrower floats as float32."""
+    convert = lambda x: jnp.asarray(x, jnp.float32 if is_narrow(x) else None)
+    return jax.tree.map(convert, tree)
 
-    def widen(x):
-        x = jnp.asarray(x)
-        narrow = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-        return x.astype(jnp.float32) if narrow else x
 
-    return jax.tree.map(widen, tree)
+def is_narrow(x: Any) -> bool:
+    """True for floats narrower than float32."""
+    dtype = jnp.result_type(x)
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
 def _numbers(tree):

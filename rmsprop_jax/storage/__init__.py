@@ -8,6 +8,10 @@ falls again. `store` rounds up or down at random, with the odds that make it rig
     tx = store(rmsprop(1e-3), nu=U8)                  # one byte per parameter
     tx = store(optax.adamw(1e-3), mu=BF16, nu=U16)    # two and two
 
+A format that knows the decay rounds less, above all where gradients are rare or have become small:
+
+    tx = store(rmsprop(1e-3, decay=0.99), nu=U8.with_decay(0.99))
+
 | format | bytes | keeps, beside 0 and NaN              | relative distance | for                |
 |--------|-------|--------------------------------------|-------------------|--------------------|
 | `U16`  | 2     | 1.2e-38 to 3.4e38, infinity          | 1/511 to 1/256    | nu                 |

@@ -10,7 +10,11 @@ import numpy as np
 
 
 class Format(Protocol):
-    """How numbers are kept: each for itself, in one array of their shape and this dtype."""
+    """How numbers are kept: each for itself, in one array of their shape and this dtype.
+
+    One that also has a `decay` other than 1 is given the numbers in a unit that decays with them,
+    see `with_decay`.
+    """
 
     @property
     def dtype(self) -> Any: ...  # noqa: D102
@@ -24,8 +28,44 @@ class Format(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decaying:
+    """A format for averages that decay.
+
+    Attributes:
+      decay: what the average is multiplied with at every step; 1 if that isn't known.
+    """
+
+    decay: float = 1.0
+
+    def with_decay(self, decay: float):
+        """The same format for an average that is multiplied with `decay` at every step.
+
+        It keeps the average in a unit that shrinks as fast, up to powers of 2, which are exact. So
+        what only decays hardly needs rounding: an average of rare gradients is as good as exact
+        between them, as is one of gradients that have become small. If it decays at another rate,
+        it is merely rounded more often, and still right on average.
+
+        Args:
+          decay: in (0, 1], a Python number: that of the optimizer.
+
+        Returns:
+          The format.
+
+        Raises:
+          ValueError: for a decay out of range.
+
+        Example:
+          >>> from rmsprop_jax import rmsprop, storage
+          >>> tx = storage.store(rmsprop(1e-3, decay=0.99), nu=U8.with_decay(0.99))
+        """
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay={decay!r} is out of range: (0, 1].")
+        return dataclasses.replace(self, decay=float(decay))
+
+
 @dataclasses.dataclass(frozen=True)
-class _U16:
+class _U16(_Decaying):
     """Unsigned float of 8 exponent and 8 mantissa bits: float32 without its sign, cut short.
 
     Negative and subnormal numbers become 0, numbers beyond the largest become it. Infinity and NaN
@@ -42,7 +82,7 @@ class _U16:
 
 
 @dataclasses.dataclass(frozen=True)
-class _BF16:
+class _BF16(_Decaying):
     """bfloat16. Subnormal and too large numbers, infinities and NaN fare as in `U16`."""
 
     dtype = jnp.bfloat16
@@ -56,7 +96,7 @@ class _BF16:
 
 
 @dataclasses.dataclass(frozen=True)
-class _U8:
+class _U8(_Decaying):
     """Unsigned float of 6 exponent and 2 mantissa bits, or 5 and 3, ..., evenly spaced near 0.
 
     With 2 mantissa bits its numbers are `smallest` times 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5,
@@ -100,7 +140,8 @@ class _U8:
         if not 2.0**-120 <= smallest <= 2.0**64:  # written so that NaN is refused
             raise ValueError(f"smallest={smallest!r} is out of range: [2^-120, 2^64].")
         for mantissa in (4, 3, 2):
-            form = _U8(2.0 ** (math.frexp(smallest)[1] - 1), mantissa)
+            power = 2.0 ** (math.frexp(smallest)[1] - 1)
+            form = dataclasses.replace(self, smallest=power, mantissa=mantissa)
             if smallest < largest <= form.largest:
                 return form
         raise ValueError(f"largest={largest!r} is out of range: [{smallest}, {form.largest}].")
@@ -153,6 +194,27 @@ def as_format(name: str, form: Any) -> Format:
     if isinstance(form, type | str | np.dtype) and jnp.issubdtype(form, jnp.floating):
         return _Cast(jnp.dtype(form))
     raise TypeError(f"{name}={form!r} is no format: pass U16, U8, BF16 or a float dtype.")
+
+
+def unit(form: Format, step: jax.Array) -> jax.Array | float:
+    """What the numbers of a format are multiples of after so many steps: 1 <= unit < 2.
+
+    It is `decay**step` times a power of 2. Fixed point and tables make it the same to the bit in
+    every program, which `exp2` isn't.
+    """
+    decay = getattr(form, "decay", 1.0)
+    if decay == 1:
+        return 1.0
+    # Octaves in units of 2^-32. They wrap around at 1, which leaves their fraction.
+    octaves = step * np.uint32(round(math.log2(decay) * 2**32) % 2**32)
+    one, two, three = (
+        jnp.asarray(powers, jnp.float32)[octaves >> shift & 255]
+        for powers, shift in zip(_POWERS, (24, 16, 8), strict=True)
+    )
+    return one * two * three
+
+
+_POWERS = 2.0 ** (np.arange(256) / 256.0 ** np.array([[1], [2], [3]]))
 
 
 def _flush(x):

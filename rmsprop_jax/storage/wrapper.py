@@ -1,7 +1,5 @@
 """Wraps a transformation, so that its accumulators are kept in formats."""
 
-import contextlib
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +8,8 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from rmsprop_jax.storage.formats import Format, as_format
+from rmsprop_jax.storage.formats import Format, as_format, unit
+from rmsprop_jax.storage.hashing import random_bits
 
 
 class StoreState(NamedTuple):
@@ -113,11 +112,23 @@ def unpack(state: StoreState, **formats: Format | DTypeLike) -> Any:
     """The state of `tx`, with float32 accumulators, from that of `store(tx, **formats)`."""
     chosen = _chosen(formats)
     _check_names(state.inner, chosen)
-    return _map_accumulators(_decode, chosen, state.inner)
+    return _unpack(chosen, state)
+
+
+def _unpack(chosen, state):
+    """The inner state, decoded."""
+
+    def decode(place, form, x):
+        del place
+        if form and x.dtype != form.dtype:
+            raise ValueError(f"accumulators of {x.dtype} can't be those of {form}.")
+        return form.decode(x) * unit(form, state.step) if form else x
+
+    return _map_accumulators(decode, chosen, state.inner)
 
 
 def _update(tx, chosen, seed, updates, state, params, extra_args):
-    inner = _map_accumulators(_decode, chosen, state.inner)
+    inner = _unpack(chosen, state)
     # Accumulators can now be wider than what they meet. The casts below settle the types.
     with jax.numpy_dtype_promotion("standard"):
         new_updates, inner = tx.update(updates, inner, params, **extra_args)
@@ -133,15 +144,9 @@ def _update(tx, chosen, seed, updates, state, params, extra_args):
     return new_updates, StoreState(step, _map_accumulators(encode, chosen, inner, state.inner))
 
 
-def _decode(place, form, x):
-    del place
-    if form and x.dtype != form.dtype:
-        raise ValueError(f"accumulators of {x.dtype} can't be those of {form}.")
-    return form.decode(x) if form else x
-
-
 def _encode(form, x, seed, place, step):
-    return form.encode(x.astype(jnp.float32), _random(x, seed, place, step))
+    x = x.astype(jnp.float32) * (1 / unit(form, step))
+    return form.encode(x, random_bits(x, seed, place, step))
 
 
 _jitted_update = jax.jit(_update, static_argnums=(0, 1), inline=True)
@@ -183,51 +188,3 @@ def _map_accumulators(function, chosen, state, *rest):
     formats, places = dict(chosen), map(np.uint32, range(2**32))
     f = lambda path, *x: function(next(places), formats.get(_accumulator(path, chosen)), *x)
     return jax.tree.map_with_path(f, state, *rest)
-
-
-def _random(x, *words):
-    """32 random bits for each element of x, of which the first are the best: a hash of the words.
-
-    Two multiplications, with the golden ratio before them, are the least that left no correlation
-    between neighbours, steps or arrays: without either, pairs of neighbours are off by dozens of
-    standard deviations in a million. The key between them keeps steps from being each other,
-    shifted.
-    """
-    a, b = jnp.uint32(0x243F6A88), jnp.uint32(0x85A308D3)  # pi
-    for word in words:
-        a, b = _mix(a ^ word), _mix(b ^ word)
-    high, low = _index(x, a)
-    if high is not None:
-        low, b = low + _mix(a ^ high), _mix(b ^ high)
-    h = low * jnp.uint32(0x9E3779B1)
-    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D) + b
-    return (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
-
-
-def _mix(h):
-    """Chris Wellons' lowbias32, https://github.com/skeeto/hash-prospector."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
-    return h ^ (h >> 16)
-
-
-def _index(x, start):
-    """The row-major index of each element, plus start: its high word, or None if 0, and its low.
-
-    It is made from an iota for each axis, because that can be sharded as x is. Each has start added
-    to it, because XLA would else compute it once before a loop over steps, and keep it in memory.
-    """
-    wide = x.size >= 2**32
-    strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
-    with jax.enable_x64(True) if wide else contextlib.nullcontext():
-        dtype = jnp.uint64 if wide else jnp.uint32
-        start = start.astype(dtype)
-        index = jnp.zeros_like(x, dtype) + (
-            start - start * dtype(sum(strides) % 2 ** jnp.iinfo(dtype).bits)
-        )
-        for axis, stride in enumerate(strides):
-            iota = jax.lax.broadcasted_iota(
-                dtype, x.shape, axis, out_sharding=jax.typeof(x).sharding
-            )
-            index += (iota + start) * dtype(stride)
-        return (index >> 32).astype(jnp.uint32) if wide else None, index.astype(jnp.uint32)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,8 +28,8 @@ def compiled(
 
     Of what the factory returns, for any gradients, state and parameters:
 
-    1. `update` is jitted. Inside somebody else's `jit`, `scan`, `vmap` or `grad` it is inlined
-       and leaves no trace. Arrays among the factory's arguments (traced or not) are data of the
+    1. `update` is jitted. Inside somebody else's `jit`, `scan`, `vmap` or `grad` it is part of
+       that program. Arrays among the factory's arguments (traced or not) are data of the
        compiled program, so `optax.inject_hyperparams` doesn't recompile; everything else is part
        of the program.
     2. float16 and bfloat16 gradients and parameters are widened to float32 on the way in, and the
@@ -61,14 +62,15 @@ def compiled(
 
         def update(updates, state, params=None, **extra_args):
             del extra_args
-            return _update(factory, program, arrays, updates, state, _numbers(params))
+            arguments = arrays, updates, state, _numbers(params)
+            traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments))
+            return (_update if traced else _jitted_update)(factory, program, *arguments)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
     return make
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _update(factory, program, arrays, updates, state, params):
     transformation = factory(**join(program, arrays))
     # Optax's parts promote as they go. The types are settled by the two casts below, so strict
@@ -76,22 +78,25 @@ def _update(factory, program, arrays, updates, state, params):
     with jax.numpy_dtype_promotion("standard"):
         new_updates, new_state = transformation.update(widen(updates), state, widen(params))
 
+    def cast(x, dtype):
+        x = jnp.asarray(x)
+        return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
+
     def cast_like(new, old):
-        return old if new is None else jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
+        return old if new is None else jax.tree.map(lambda n, o: cast(n, o.dtype), new, old)
 
     is_none = lambda x: x is None
-    new_updates = jax.tree.map(
-        lambda u, g: None if u is None else u.astype(jnp.result_type(g)),
-        new_updates,
-        updates,
-        is_leaf=is_none,
-    )
+    cast_update = lambda u, g: None if u is None else cast(u, jnp.result_type(g))
+    new_updates = jax.tree.map(cast_update, new_updates, updates, is_leaf=is_none)
     return new_updates, jax.tree.map(cast_like, new_state, state, is_leaf=is_none)
+
+
+_jitted_update = jax.jit(_update, static_argnums=(0, 1))
 
 
 def widen(tree: Any) -> Any:
     """The tree with float16, bfloat16 and narrower floats as float32."""
-    convert = lambda x: jnp.asarray(x, jnp.float32 if is_narrow(x) else None)
+    convert = lambda x: jnp.asarray(x, jnp.float32) if is_narrow(x) else x
     return jax.tree.map(convert, tree)
 
 

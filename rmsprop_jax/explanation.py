@@ -82,7 +82,7 @@ def take_apart(tx: optax.GradientTransformation) -> list[Part]:
       >>> [part.name for part in take_apart(optax.chain(optax.clip(1.0), optax.sgd(0.1)))]
       ['clip', 'scale']
     """
-    memory = {**_memory(tx.init), **_memory(tx.update)}
+    memory = {**closure(tx.init), **closure(tx.update)}
     name = getattr(tx.update, "__qualname__", type(tx.update).__name__).partition(".")[0]
     if name in ("compiled", "with_extra_args_support"):
         return take_apart(memory["transformation" if name == "compiled" else "tx"])
@@ -212,7 +212,9 @@ def _defaults(dialect: Callable[..., Any]) -> str:
     return ", ".join(f"{k} {v:g}" for k, v in defaults if k in names and isinstance(v, float) and v)
 
 
-def _memory(function: Callable[..., Any]) -> dict[str, Any]:
+def closure(function: Callable[..., Any]) -> dict[str, Any]:
+    """What a function remembers, by name."""
+    function = inspect.unwrap(function)  # from jit
     if inspect.ismethod(function):  # optax.MultiSteps
         return vars(function.__self__)
     return dict(inspect.getclosurevars(function).nonlocals)
@@ -276,7 +278,7 @@ def _rms_lines(numbers: dict[str, Any], n: dict[str, str]) -> tuple[list[str], l
 def _text(name: str, value: Any) -> str:
     """A number as text, a schedule as a call; by its name what is known only under jit."""
     if callable(value):
-        if {"learning_rate", "m"} <= _memory(value).keys():  # optax.scale_by_learning_rate
+        if {"learning_rate", "m"} <= closure(value).keys():  # optax.scale_by_learning_rate
             return "-learning_rate(t)"
         own_name = getattr(value, "__name__", "<lambda>")
         return f"{name if own_name == '<lambda>' else own_name}(t)"

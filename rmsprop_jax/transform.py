@@ -60,9 +60,9 @@ def scale_by_rms(
     What hostile numbers do: 0/0, as for eps = 0 and g = 0, is 0. A gradient beyond 2^62 (2^510 in
     float64), whose square would overflow, counts as that number, infinities included; so the
     update stays within its bound of 1 / sqrt(1 - decay) (times sqrt(1 / decay) if centered) and
-    the parameter recovers. So it does where squares underflow to 0, if not centered: there the root
-    is sqrt(1 - decay) |g|. NaN stays visible, in the update and in the accumulators; skipping it
-    is the business of `optax.apply_if_finite`.
+    the parameter recovers. So it does where squares underflow, if not centered, since what the root
+    is taken of is at least the smallest normal number (1.2e-38 in float32). NaN stays visible, in
+    the update and in the accumulators; skipping it is the business of `optax.apply_if_finite`.
 
     Args:
       decay: rate of the averages, in [0, 1). `1 - decay` is computed in double precision if
@@ -129,9 +129,9 @@ def scale_by_rms(
         del params
         count: Any = optax.safe_increment(state.count)
 
+        # Traced once for each shape and dtype, not for each leaf, since jit remembers.
+        @jax.jit
         def update_leaf(g, nu, mu):
-            if g is None:
-                return None, nu, mu
             dtype = nu.dtype
             g = _clip(g, 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 2))
             rho, one_minus_rho = _decay_and_complement(decay, dtype)
@@ -147,19 +147,21 @@ def scale_by_rms(
                 # nothing, spares XLA on CPUs a copy of the old one when the state is donated: 3x
                 # faster.
                 mu = jnp.where(jnp.isnan(nu), jnp.nan, mu + one_minus_rho * (g - mu))
-            e = jnp.asarray(eps, dtype)
-            if eps_in_sqrt:
-                return _divide(g, _sqrt(nu + e)), nu, mu
-            if centered:
-                return _divide(g, _sqrt(nu) + e), nu, mu
-            # Where squares underflow to 0, what is left of the root is this step's share of it.
-            share = jnp.sqrt(one_minus_rho) * jnp.abs(g)
-            return _divide(g, _sqrt(nu, share, jnp.finfo(dtype).tiny) + e), nu, mu
+            inner, outer = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
+            if centered:  # the variance of gradients that don't vary is 0
+                return _divide(g, _plus(_sqrt(_plus(nu, inner)), outer)), nu, mu
+            # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step
+            # within its bound where squares have underflowed.
+            mean_square = jnp.maximum(_plus(nu, inner), jnp.finfo(dtype).tiny)
+            return g / _plus(jnp.sqrt(mean_square), outer), nu, mu
+
+        def update_or_keep(g, nu, mu):
+            return (None, nu, mu) if g is None else update_leaf(g, nu, mu)
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
         nus = treedef.flatten_up_to(state.nu)
         mus = treedef.flatten_up_to(state.mu) if centered else [None] * len(leaves)
-        new = [update_leaf(*leaf) for leaf in zip(leaves, nus, mus, strict=True)]
+        new = [update_or_keep(*leaf) for leaf in zip(leaves, nus, mus, strict=True)]
         updates, nu, mu = (treedef.unflatten([leaf[i] for leaf in new]) for i in range(3))
         return updates, RmsState(count, nu, mu if centered else None)
 
@@ -206,13 +208,18 @@ def _abs_sq(x):
 def _clip(x, limit):
     if jnp.iscomplexobj(x):
         return jax.lax.complex(_clip(x.real, limit), _clip(x.imag, limit))
-    return jnp.clip(x, -limit, limit)
+    limit = jnp.asarray(limit, x.dtype)
+    return jax.lax.clamp(-limit, x, limit)
 
 
-def _sqrt(x, underflow: Any = 0.0, tiny: Any = 0.0):
-    """Square root, replaced up to tiny, so that the derivative is 0 there and not infinite."""
-    small = x <= tiny
-    return jnp.where(small, underflow, jnp.sqrt(jnp.where(small, 1.0, x)))
+def _plus(x, eps):
+    return x if isinstance(eps, float) and eps == 0 else x + jnp.asarray(eps, x.dtype)
+
+
+def _sqrt(x):
+    """Square root, with derivative 0 at 0, where it is infinite."""
+    zero = x == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
 def _divide(x, y):

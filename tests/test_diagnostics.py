@@ -1,0 +1,327 @@
+"""The oracle is what the optimizer did: the rates in force are minus the updates over gradients."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from rmsprop_jax import diagnostics, dialects, rmsprop, scale_by_rms, storage, weights
+
+PARAMS = {"dense": {"kernel": jnp.ones((3, 4))}, "out": jnp.ones((3, 4))}
+KERNEL = "dense/kernel"
+
+
+def halving(count):
+    return 0.5 ** jnp.asarray(count + 1, jnp.float32)
+
+
+def gradients(seed, params=PARAMS):
+    stream = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(stream.normal(size=p.shape), p.dtype), params)
+
+
+def run(tx, steps=2, params=PARAMS):
+    """The gradients and the updates of the last step, and the state after it."""
+    grads, updates, state = params, params, tx.init(params)
+    with jax.numpy_dtype_promotion("standard"):  # that Optax's own code was written for
+        for step in range(steps):
+            grads = gradients(step, params)
+            updates, state = tx.update(grads, state, params)
+    return grads, updates, state
+
+
+def in_force(updates, grads, q):
+    """A quantile of the rates, which have one sign, by their size."""
+    rates = -np.asarray(updates) / np.asarray(grads)
+    return np.sign(rates.flat[0]) * np.quantile(np.abs(rates), q, method="inverted_cdf")
+
+
+OPTIMIZERS = {
+    "rmsprop": lambda: rmsprop(halving),
+    "inside the root": lambda: rmsprop(halving, 0.75, 0.5, eps_in_sqrt=True),
+    "centered": lambda: rmsprop(halving, 0.75, 0.5, centered=True),
+    "corrected": lambda: rmsprop(halving, bias_correction=True),
+    "ascent": lambda: dialects.optax(lambda count: -halving(count)),
+    "maximize twice": lambda: optax.chain(optax.scale(-1.0), dialects.pytorch(0.1, maximize=True)),
+    "decoupled rate": lambda: dialects.timm(halving, caution=True),
+    "no rate": lambda: scale_by_rms(),
+    "two rates": lambda: optax.chain(
+        optax.chain(scale_by_rms(), optax.scale_by_schedule(halving)), optax.scale(-0.25)
+    ),
+    "named_chain": lambda: optax.named_chain(("clip", optax.clip(9.0)), ("rms", rmsprop(halving))),
+    "masked": lambda: optax.masked(rmsprop(halving), {"dense": True, "out": False}),
+    "masks in a chain": lambda: optax.chain(
+        optax.masked(rmsprop(halving), {"dense": True, "out": False}),
+        optax.masked(optax.sgd(0.1), {"dense": False, "out": True}),
+    ),
+    "partition": lambda: optax.partition(
+        {"z": optax.sgd(0.1), "a": rmsprop(halving)}, {"dense": "a", "out": "z"}
+    ),
+    "freeze": lambda: optax.chain(rmsprop(halving), optax.freeze({"dense": False, "out": True})),
+    "MultiSteps": lambda: optax.MultiSteps(rmsprop(halving), 1).gradient_transformation(),
+    "apply_if_finite": lambda: optax.apply_if_finite(rmsprop(halving), 3),
+    "rate apart": lambda: optax.chain(
+        scale_by_rms(), optax.apply_if_finite(optax.scale_by_learning_rate(halving), 3)
+    ),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(rmsprop)(halving, decay=0.75, eps=0.5),
+    "injected rate": lambda: optax.chain(
+        scale_by_rms(), optax.inject_hyperparams(optax.scale_by_learning_rate)(halving)
+    ),
+    "nested": lambda: optax.chain(
+        optax.clip(9.0),
+        optax.masked(
+            optax.MultiSteps(
+                optax.inject_hyperparams(rmsprop)(halving), 1
+            ).gradient_transformation(),
+            lambda tree: jax.tree.map(lambda x: True, tree),
+        ),
+    ),
+    "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(rmsprop(halving)),
+    "compensated": lambda: weights.compensate(rmsprop(halving)),
+    "stored": lambda: storage.store(rmsprop(halving), nu=jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_rates_are_those_in_force(name):
+    tx = OPTIMIZERS[name]()
+    grads, updates, state = run(tx)
+    rates = diagnostics.effective_learning_rate(tx, state, quantiles=(0, 0.3, 1))[KERNEL]
+    assert set(rates) == {"p0", "p30", "p100", "eps_share"}
+    for key, q in ("p0", 0), ("p30", 0.3), ("p100", 1):
+        expected = in_force(updates["dense"]["kernel"], grads["dense"]["kernel"], q)
+        np.testing.assert_allclose(rates[key], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps_in_sqrt", [False, True])
+def test_eps_share(eps_in_sqrt):
+    tx = rmsprop(0.1, 0.75, 0.25, eps_in_sqrt=eps_in_sqrt)
+    nu = 0.0
+    for step in range(2):
+        nu = 0.75 * nu + 0.25 * np.asarray(gradients(step)["out"]) ** 2
+    expected = np.mean((nu if eps_in_sqrt else np.sqrt(nu)) < 0.25)
+    assert 0 < expected < 1
+    rates = diagnostics.effective_learning_rate(tx, run(tx)[2])
+    np.testing.assert_allclose(rates["out"]["eps_share"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantiles_are_those_of_numpy(dtype):
+    with jax.enable_x64(dtype == np.float64):
+        tx = rmsprop(1.0, decay=0.0, eps=0.0)  # the rate is 1 / |g|
+        stream = np.random.default_rng(0)
+        many, ties = 10.0 ** stream.uniform(-9, 9, 1000), stream.integers(1, 4, (7, 3))
+        params = {"many": many.astype(dtype), "one": dtype(3.0), "ties": ties.astype(dtype)}
+        params = jax.tree.map(jnp.asarray, params)
+        _, state = tx.update(params, tx.init(params))
+        quantiles = (0, 0.01, 0.25, 0.5, 0.99, 1)
+        rates = diagnostics.effective_learning_rate(tx, state, quantiles=quantiles)
+    for name, g in params.items():
+        for q in quantiles:
+            expected = np.quantile(1 / np.asarray(g), q, method="inverted_cdf")
+            np.testing.assert_allclose(rates[name][f"p{100 * q:g}"], expected, rtol=1e-6)
+
+
+def test_zero_over_zero_is_a_rate_of_zero():
+    tx = rmsprop(0.5, 0.75, eps=0.0)
+    grads = jnp.array([0.0, 0.0, 2.0])
+    updates, state = tx.update(grads, tx.init(grads))
+    report = diagnostics.report(tx, state, grads, updates, quantiles=(0, 1)).scalars()
+    assert report["effective_learning_rate/params/p0"] == 0
+    assert report["effective_learning_rate/params/p100"] == 0.5  # 0.5 / sqrt(0.25 2^2)
+    assert report["effective_learning_rate/params/eps_share"] == 0
+
+
+def test_learning_rate_of_each_part():
+    tx = optax.partition(
+        {"fast": rmsprop(halving), "slow": rmsprop(0.01), "sgd": optax.sgd(3.0)},
+        {"dense": "slow", "out": "fast", "rest": "sgd"},
+    )
+    params = {**PARAMS, "rest": jnp.ones(2)}
+    rates = diagnostics.learning_rate(tx, run(tx, params=params)[2])
+    assert jax.tree.map(float, rates) == {KERNEL: pytest.approx(0.01), "out": 0.25}
+
+
+def test_learning_rate_set_by_hand():
+    tx = optax.inject_hyperparams(rmsprop)(learning_rate=0.5)
+    _, _, state = run(tx)
+    state.hyperparams["learning_rate"] = jnp.float32(0.25)
+    _, state = tx.update(PARAMS, state, PARAMS)
+    assert diagnostics.learning_rate(tx, state) == 0.25
+
+
+def test_learning_rate_on_a_plateau():
+    tx = optax.chain(rmsprop(0.5), optax.contrib.reduce_on_plateau(0.25, patience=1))
+    state, rates = tx.init(PARAMS), []
+    for value in (1.0, 1.0, 1.0):
+        with jax.numpy_dtype_promotion("standard"):
+            _, state = tx.update(PARAMS, state, PARAMS, value=value)
+        rates.append(float(diagnostics.learning_rate(tx, state)))
+    assert rates == [0.5, 0.125, 0.03125]
+
+
+@pytest.mark.parametrize("form", [storage.U16, storage.U8, storage.BF16], ids=["U16", "U8", "BF16"])
+def test_stored_averages_are_decoded(form):
+    plain = rmsprop(0.5)
+    tx = optax.chain(optax.clip(9.0), storage.store(plain, nu=form))
+    _, _, state = run(tx)
+    expected = diagnostics.report(plain, storage.unpack(state[1], nu=form))
+    assert diagnostics.report(tx, state).scalars() == expected.scalars()
+
+
+def test_ratio_and_nonfinite():
+    params = {"a": jnp.array([3.0, 4.0], jnp.bfloat16), "b": jnp.zeros(2), "c": None, "d": len}
+    updates = {"a": jnp.array([0.0, 0.5], jnp.bfloat16), "b": jnp.zeros(2), "c": None, "d": None}
+    tx = rmsprop(0.5, centered=True)
+    numbers = {k: x for k, x in params.items() if k in "ab"}
+    _, state = tx.update({**numbers, "b": jnp.array([0.0, jnp.nan])}, tx.init(numbers))
+    report = diagnostics.report(tx, state, params, updates)
+    assert jax.tree.map(float, report.update_ratio) == {"a": pytest.approx(0.1), "b": 0}
+    assert report.nonfinite == {"a": 0, "b": 2}  # nu and mu
+    updates["b"] = jnp.array([jnp.inf, jnp.nan])
+    assert diagnostics.report(tx, state, params, updates).nonfinite == {"a": 0, "b": 4}
+    assert diagnostics.report(tx, state, updates=updates).nonfinite == {"a": 0, "b": 4}
+    assert diagnostics.report(tx, state, updates=updates).update_ratio == {}
+
+
+def test_under_jit_and_scan():
+    tx = optax.inject_hyperparams(rmsprop)(halving)
+
+    @jax.jit
+    def train(params):
+        def step(state, grads):
+            updates, state = tx.update(grads, state, params)
+            return state, diagnostics.report(tx, state, params, updates)
+
+        grads = jax.tree.map(lambda *g: jnp.stack(g), *map(gradients, range(3)))
+        return jax.lax.scan(step, tx.init(params), grads)[1]
+
+    reports = train(PARAMS)
+    assert isinstance(reports, diagnostics.Report)
+    np.testing.assert_array_equal(reports.learning_rate, [0.5, 0.25, 0.125])
+    _, updates, state = run(tx, 3)
+    expected = diagnostics.report(tx, state, PARAMS, updates).scalars()
+    last = jax.tree.map(lambda x: x[-1], reports).scalars()
+    assert expected.keys() == last.keys()
+    for name, number in expected.items():
+        assert last[name] == pytest.approx(number, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_sharded(kind):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
+    tx = rmsprop(0.5)
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(8, 6)), jnp.float32)
+    reports = []
+    for x in (params, jax.device_put(params, NamedSharding(mesh, PartitionSpec("a", "b")))):
+        updates, state = tx.update(x, tx.init(x))
+        reports += [diagnostics.report(tx, state, x, updates).scalars()]
+    assert reports[0] == pytest.approx(reports[1], rel=1e-6)
+
+
+def test_nnx_optimizer():
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    tx = optax.inject_hyperparams(rmsprop)(halving)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    loss = lambda model: jnp.mean(model(jnp.arange(6.0).reshape(2, 3)) ** 2)
+    optimizer.update(model, nnx.grad(loss)(model))
+    updates = optimizer.update(model, nnx.grad(loss)(model))
+    params = nnx.state(model, nnx.Param)
+    report = diagnostics.report(tx, optimizer.opt_state, params, updates, quantiles=[0.5])
+    scalars = report.scalars()
+    assert scalars["learning_rate"] == 0.25
+    expected = np.linalg.norm(updates["kernel"]) / np.linalg.norm(model.kernel[...])
+    assert scalars["update_ratio/kernel"] == pytest.approx(expected, rel=1e-5)
+    assert set(report.nonfinite) == set(report.effective_learning_rate) == {"bias", "kernel"}
+
+
+def test_scalars_have_flat_names():
+    tx = rmsprop(0.5)
+    _, updates, state = run(tx)
+    scalars = diagnostics.report(tx, state, PARAMS, updates, quantiles=(0.05, 0.999)).scalars()
+    assert all(type(x) is float for x in scalars.values())
+    rates = ("p5", "p99.9", "eps_share")
+    assert set(scalars) == {
+        "learning_rate",
+        *(f"effective_learning_rate/{name}/{key}" for name in (KERNEL, "out") for key in rates),
+        *(f"{key}/{name}" for name in (KERNEL, "out") for key in ("update_ratio", "nonfinite")),
+    }
+
+
+def test_table():
+    """As a person reads it, with a parameter that has no RMSProp and one that has no update."""
+    tx = optax.partition(
+        {"a": rmsprop(0.25, 0.75, 0.5), "b": rmsprop(0.01, 0.75, 0.0), "sgd": optax.sgd(0.1)},
+        {"kernel": "a", "bias": "b", "out": "sgd"},
+    )
+    params = {
+        "kernel": jnp.array([[0.0, 3.0], [7.0, 9.0]]),
+        "bias": jnp.ones(1),
+        "out": jnp.ones(3),
+    }
+    updates, state = tx.update(params, tx.init(params))
+    del updates["bias"]
+    quantiles = (0.1, 0.5, 1)  # out of jit, they come in the order of the alphabet
+    report = jax.jit(functools.partial(diagnostics.report, tx, quantiles=quantiles))
+    assert str(report(state, params, updates)).splitlines() == [
+        "        learning rate   p10     p50  p100  eps share  update ratio  nonfinite",
+        "bias             0.01  0.02    0.02  0.02       0.0%             -          0",
+        "kernel           0.25  0.05  0.0625   0.5      25.0%         0.062          0",
+        "out                 -     -       -     -          -           0.1          0",
+    ]
+
+
+def test_it_leaves_the_optimizer_alone():
+    tx = optax.inject_hyperparams(rmsprop)(halving)
+    _, _, state = run(tx)
+    before = jax.tree.map(np.array, state)
+    diagnostics.report(tx, state, PARAMS, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, before, state)
+
+
+def adam():
+    return optax.chain(optax.clip(1.0), optax.adam(0.1))
+
+
+def scaled_in_part():
+    return optax.chain(rmsprop(0.1), optax.masked(optax.scale(0.5), {"dense": True, "out": False}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(adam, "these parts: clip, scale_by_adam, scale"), (scaled_in_part, "each part an RMSProp")],
+    ids=["adam", "scaled in part"],
+)
+def test_transformations_that_are_refused(make, message):
+    tx = make()
+    for function in diagnostics.learning_rate, diagnostics.report:
+        with pytest.raises(ValueError, match=message):
+            function(tx, tx.init(PARAMS))
+
+
+@pytest.mark.parametrize(
+    ("make", "state", "message"),
+    [
+        (lambda: rmsprop(0.1), (), r"a tuple of 2 states it has \[\]"),
+        (lambda: rmsprop(0.1), optax.EmptyState(), "a tuple of 2 states it has EmptyState"),
+        (lambda: scale_by_rms(), (1.0, 2.0), r"an RmsState it has \['float', 'float'\]"),
+        (lambda: optax.masked(rmsprop(0.1), True), (), "'tuple' object has no"),
+    ],
+    ids=["shorter", "no chain", "no RmsState", "no wrapper"],
+)
+def test_state_of_another_transformation(make, state, message):
+    with pytest.raises(ValueError, match=f"isn't a state of tx: .*{message}"):
+        diagnostics.learning_rate(make(), state)
+
+
+@pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
+def test_quantiles_out_of_range(q):
+    tx = rmsprop(0.1)
+    with pytest.raises(ValueError, match=f"quantiles={q}"):
+        diagnostics.report(tx, tx.init(PARAMS), quantiles=(0.5, q))

@@ -6,6 +6,8 @@ import sys
 
 COMMANDS = {  # the module whose `main` takes the rest of the command line, and what it does
     "mnist": ("examples.mnist", "train a Flax model on MNIST"),
+    "sweep": ("examples.sweep", "train MNIST with a grid of hyperparameters, as one program"),
+    "compare": ("examples.compare", "draw the curves of several optimizers on MNIST"),
     "linear-regression": (
         "examples.linear_regression",
         "fit a line, with eps outside and under the root",

@@ -17,6 +17,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.shard_alike import shard_alike
 
 _P = ParamSpec("_P")
 
@@ -58,7 +59,12 @@ def compiled(
         def init(params):
             state = transformation.init(params)
             promised = jax.eval_shape(lambda p: transformation.init(widen(p)), params)
-            return jax.tree.map(lambda s, t: s.astype(t.dtype), state, promised)
+            state = jax.tree.map(lambda s, t: s.astype(t.dtype), state, promised)
+            if not any(isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)):
+                return state
+            # Under jit, new arrays lie on every device, unless they are tied to the parameters.
+            alike = lambda s, p: shard_alike(p, s)[1]
+            return optax.tree_utils.tree_map_params(transformation.init, alike, state, params)
 
         def update(updates, state, params=None, **extra_args):
             del extra_args

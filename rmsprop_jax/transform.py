@@ -152,8 +152,11 @@ def scale_by_rms(
                 return _divide(g, _plus(_sqrt(_plus(nu, inner)), outer)), nu, mu
             # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step
             # within its bound where squares have underflowed.
-            mean_square = jnp.maximum(_plus(nu, inner), jnp.finfo(dtype).tiny)
-            return g / _plus(jnp.sqrt(mean_square), outer), nu, mu
+            tiny = float(jnp.finfo(dtype).tiny)
+            root = jnp.sqrt(jnp.maximum(_plus(nu, inner), tiny))
+            # Both limits say the same. The second keeps XLA from the reciprocal root, which is off
+            # by 2 units in the last place.
+            return g / _plus(jnp.maximum(root, math.sqrt(tiny)), outer), nu, mu
 
         def update_or_keep(g, nu, mu):
             return (None, nu, mu) if g is None else update_leaf(g, nu, mu)

@@ -88,56 +88,6 @@ def test_learning_rate_of_any_type_means_the_same():
         np.testing.assert_array_equal(updates[1:], updates[:-1])
 
 
-AXIS_TYPES = [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto]
-
-
-@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_state_is_sharded_like_the_parameters(axis_type, dtype):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
-    with jax.set_mesh(mesh):
-        specs = {"w": jax.P("data", "model"), "b": jax.P("model"), "s": jax.P()}
-        shapes = {"w": (8, 4), "b": (4,), "s": ()}
-        params = {
-            k: jax.device_put(jnp.ones(shapes[k], dtype), jax.NamedSharding(mesh, spec))
-            for k, spec in specs.items()
-        }
-        tx = rmsprop(0.1, momentum=0.5, centered=True, weight_decay=0.1)
-        state = tx.init(params)
-        for accumulator in (state[1].nu, state[1].mu, state[2].trace):
-            for k in specs:
-                assert accumulator[k].sharding.is_equivalent_to(params[k].sharding, len(shapes[k]))
-        for function in (tx.update, jax.jit(tx.update)):
-            updates, new = function(params, state, params)
-            before, after = jax.tree.leaves((params, state)), jax.tree.leaves((updates, new))
-            for old, now in zip(before, after, strict=True):
-                assert now.sharding.is_equivalent_to(old.sharding, old.ndim)
-                assert jax.typeof(now) == jax.typeof(old)
-        compiled = jax.jit(tx.update).lower(params, state, params).compile().as_text()
-        for word in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter"):
-            assert word not in compiled
-
-
-def test_shard_map():
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    tx = rmsprop(0.1, momentum=0.5)
-    params = jnp.arange(16.0)
-    state = tx.init(params)
-    specs = jax.tree.map(lambda x: jax.P("x") if x.ndim else jax.P(), state)
-    mapped = jax.shard_map(
-        lambda g, s: tx.update(g, s),
-        mesh=mesh,
-        in_specs=(jax.P("x"), specs),
-        out_specs=(jax.P("x"), specs),
-    )
-    for new, expected in zip(
-        jax.tree.leaves(jax.jit(mapped)(params, state)),
-        jax.tree.leaves(tx.update(params, state)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(new, expected)
-
-
 def test_donated_state_needs_no_copy():
     """Peak memory of a step: the gradients besides what is updated in place, and no collectives."""
     params = jnp.zeros(100_000)

@@ -3,6 +3,7 @@
 Run it as `rmsprop-jax mnist`, or call `train(Config(...))`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -22,7 +23,7 @@ import tyro
 from flax import nnx
 
 import rmsprop_jax
-from rmsprop_jax.examples import runs
+from rmsprop_jax.examples import devices, runs
 from rmsprop_jax.examples.data import load
 
 # The arguments that an optimizer has besides the learning rate, each with the default that it gets
@@ -49,7 +50,7 @@ class Config:
     epochs: int = 5
     """Passes over the training set."""
     batch_size: int = 64
-    """Images per step; the last step of an epoch has what is left."""
+    """Images per step, over all devices; the last step of an epoch has what is left."""
     seed: int = 0
     """Of the weights, the order of the images, and Dropout."""
     optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
@@ -79,6 +80,16 @@ class Config:
     """PNG file for the curves of loss and accuracy."""
     json: Annotated[Path | None, default("no JSON")] = None
     """JSON file for the configuration, the versions and the results per epoch."""
+    devices: Annotated[int | None, default("all")] = None
+    """Devices to train on, in each process; they share the images of every step."""
+    coordinator: Annotated[str | None, default("a single process")] = None
+    """HOST:PORT of process 0, if several processes train together, each started with the same
+    command but for --process-id, and with --save in a directory that they share; or auto, where
+    Slurm, Open MPI, Kubernetes or Cloud TPU start them and JAX finds the rest by itself."""
+    processes: Annotated[int | None, default("a single process")] = None
+    """How many processes train together."""
+    process_id: Annotated[int | None, default("a single process")] = None
+    """Which of them this is, from 0; 0 prints and writes the files."""
 
 
 class Result(NamedTuple):
@@ -202,22 +213,24 @@ def train_epoch(graphdef, tx, key, state: State, images, labels, rows):
       tx: the optimizer.
       key: for Dropout.
       state: where to start; its memory is reused, so it is gone afterwards.
-      images: uint8 [n, height, width].
-      labels: integers [n].
-      rows: the indices of the images of each step, from `batches`.
+      images: uint8 [n, height, width]; or the batches themselves [steps, size, height, width].
+      labels: integers [n], or [steps, size].
+      rows: the indices of the images of each step [steps, size], from `batches`.
 
     Returns:
       The new state and the mean loss over all images.
     """
+    xs, batch, n = devices.scan_over(images, labels, rows)
 
-    def step(state, row):
+    def step(state, x):
+        images, labels, row = batch(x)
         real = row >= 0
         step_key = jax.random.fold_in(key, state.step)
 
         def loss_fn(params):
             model = nnx.merge(graphdef, params, state.rest, copy=True)
-            logits = model(images[row] / 255, real, nnx.Rngs(step_key))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[row])
+            logits = model(images / 255, real, nnx.Rngs(step_key))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(where=real), nnx.state(model, nnx.Not(nnx.Param))
 
         (loss, rest), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -225,30 +238,34 @@ def train_epoch(graphdef, tx, key, state: State, images, labels, rows):
         params = optax.apply_updates(state.params, updates)
         return State(state.step + 1, params, rest, opt_state), loss * real.sum(dtype=loss.dtype)
 
-    state, losses = jax.lax.scan(step, state, rows)
-    return state, losses.sum() / len(images)
+    state, losses = jax.lax.scan(step, state, xs)
+    return state, losses.sum() / n
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def count_correct(graphdef, state: State, images, labels, rows):
-    """Returns how many images the model labels correctly."""
+    """Returns how many images the model labels correctly; of the arguments of `train_epoch`."""
     model = nnx.merge(graphdef, state.params, state.rest)
     model.eval()
+    xs, batch, _ = devices.scan_over(images, labels, rows)
 
-    def correct(row):
-        predicted = model(images[row] / 255).argmax(-1).astype(labels.dtype)
-        return jnp.sum((predicted == labels[row]) & (row >= 0))
+    def correct(x):
+        images, labels, row = batch(x)
+        predicted = model(images / 255).argmax(-1).astype(labels.dtype)
+        return jnp.sum((predicted == labels) & (row >= 0))
 
-    return jax.lax.map(correct, rows).sum()
+    return jax.lax.map(correct, xs).sum()
 
 
 def train(config: Config) -> Result:
     """Trains as configured, prints a line per epoch, and writes the files asked for.
 
+    With several processes, every one of them calls this, before it uses JAX for anything else.
+
     Raises:
       ValueError: for a bad configuration, before any work is done; and for checkpoints of another
         run in `save` or `resume`.
-      OSError: if MNIST can't be had, or a file not be written.
+      OSError: if MNIST can't be had, a file not be written, or another process not be reached.
 
     Example:
       >>> result = train(Config(dataset="digits", epochs=1))  # doctest: +ELLIPSIS
@@ -259,11 +276,18 @@ def train(config: Config) -> Result:
     config = checked(config)
     if config.plot:
         import matplotlib.figure  # noqa: F401  # if it is missing, say so now
+    if config.coordinator:
+        devices.connect(config.coordinator, config.processes, config.process_id)
+    mesh = devices.mesh(config.devices)
+    config = dataclasses.replace(config, devices=mesh.size // jax.process_count())
     data = load(config.dataset, config.data_dir)
     n = len(data.train_labels)
+    run = identity(config, data.name)
+    devices.agree(run | {"epochs": config.epochs, "save": config.save, "resume": config.resume})
     tx = make_optimizer(config, steps_per_epoch=len(shuffled(config, 1, n)))
 
-    @jax.jit  # op by op, each initializer would be compiled on its own
+    # Op by op, each initializer would be compiled on its own.
+    @functools.partial(jax.jit, out_shardings=jax.NamedSharding(mesh, jax.P()))
     def start():
         height, width = data.train_images.shape[1:]
         model = MODELS[config.model](height, width, rngs=nnx.Rngs(config.seed))
@@ -272,32 +296,34 @@ def train(config: Config) -> Result:
 
     graphdef, state = start()
     history: list[runs.Epoch] = []
-    run = identity(config, data.name)
+    first = jax.process_index() == 0
+    write = functools.partial(print, flush=True) if first else lambda line: None
     if config.resume:
         state, history = runs.restore(config.resume, run, state)
         if len(history) > config.epochs:
             raise ValueError(
                 f"epochs={config.epochs}, but the run has made {len(history)} already."
             )
-        print(f"{data.name}: continuing after epoch {len(history)}", flush=True)
+        write(f"{data.name}: continuing after epoch {len(history)}")
     manager = runs.checkpoints(directory) if (directory := config.save or config.resume) else None
     if manager and directory != config.resume and manager.latest_step() is not None:
         raise ValueError(f"save={str(directory)!r} holds another run; to go on with it, resume it.")
 
     key = jax.random.key(config.seed)
-    train_set = jax.device_put((data.train_images, data.train_labels))
-    test_set = jax.device_put((data.test_images, data.test_labels))
-    test_rows = jax.device_put(batches(np.arange(len(data.test_labels)), 1000))
-    epochs, write = range(len(history) + 1, config.epochs + 1), functools.partial(print, flush=True)
-    if sys.stderr.isatty():
+    train_set = devices.feed(mesh, data.train_images, data.train_labels)
+    test_set = devices.feed(mesh, data.test_images, data.test_labels)
+    test_batches = test_set(batches(np.arange(len(data.test_labels)), 1000))
+    epochs = range(len(history) + 1, config.epochs + 1)
+    if first and sys.stderr.isatty():
         from tqdm import tqdm
 
         epochs, write = tqdm(epochs, data.name, unit="epoch"), tqdm.write
     for epoch in epochs:
         began = time.perf_counter()
         rows = shuffled(config, epoch, n)
-        state, loss = train_epoch(graphdef, tx, key, state, *train_set, rows)
-        accuracy = int(count_correct(graphdef, state, *test_set, test_rows)) / len(test_set[1])
+        state, loss = train_epoch(graphdef, tx, key, state, *train_set(rows))
+        correct = int(count_correct(graphdef, state, *test_batches))
+        accuracy = correct / len(data.test_labels)
         history.append(runs.Epoch(epoch, float(loss), accuracy, time.perf_counter() - began))
         if manager:
             runs.save(manager, run, state, history)
@@ -306,9 +332,9 @@ def train(config: Config) -> Result:
             f"test accuracy {accuracy:.2%}, {history[-1].seconds:.3f} s"
         )
 
-    if config.plot:
+    if first and config.plot:
         runs.draw(config.plot, f"{config.model}, {config.optimizer} on {data.name}", history)
-    if config.json:
+    if first and config.json:
         runs.write_json(config.json, dataclasses.asdict(config), data.name, history)
     return Result(data.name, history, nnx.merge(graphdef, state.params, state.rest))
 
@@ -326,7 +352,18 @@ def checked(config: Config) -> Config:
         choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
         wrong = choices and getattr(config, name) not in choices
         refuse_if(wrong, name, f"is none of {', '.join(choices)}.")
-    ranges = dict.fromkeys(("epochs", "batch_size"), (1, math.inf)) | {"seed": (0, 2**32)}
+    if config.coordinator in (None, "auto"):
+        reason = f"needs coordinator='HOST:PORT', but that is {config.coordinator!r}."
+        for name in ("processes", "process_id"):
+            refuse_if(getattr(config, name) is not None, name, reason)
+    else:
+        port = config.coordinator.rpartition(":")[2]
+        refuse_if(not port.isdecimal(), "coordinator", "is neither HOST:PORT nor auto.")
+        for name in ("processes", "process_id"):
+            refuse_if(getattr(config, name) is None, name, "is missing: a coordinator needs it.")
+    counts = ("epochs", "batch_size", "devices", "processes")
+    ranges = dict.fromkeys(counts, (1, math.inf)) | {"seed": (0, 2**32)}
+    ranges |= {"process_id": (0, config.processes or 1)}
     ranges |= dict.fromkeys(("learning_rate", "eps"), (0, math.inf))
     ranges |= dict.fromkeys(("decay", "momentum"), (0, 1))
     for name, (low, high) in ranges.items():
@@ -338,7 +375,7 @@ def checked(config: Config) -> Config:
         reason = f"means nothing to {config.optimizer}: leave it out, or take optimizer={others}."
         refuse_if(getattr(config, name) != getattr(Config, name), name, reason)
     for name in ("plot", "json"):
-        if path := getattr(config, name):
+        if (path := getattr(config, name)) and not config.process_id:
             wrong = path.is_dir() or not os.access(path.parent, os.W_OK)
             refuse_if(wrong, name, f"can't be written: is {path.parent} a directory of yours?")
     refuse_if(config.plot and config.plot.suffix != ".png", "plot", "doesn't end in .png.")
@@ -350,6 +387,7 @@ def checked(config: Config) -> Config:
 def identity(config: Config, dataset: str) -> dict[str, Any]:
     """Returns what a run must have in common with the one that it continues."""
     free = {"epochs", "data_dir", "save", "resume", "plot", "json"}
+    free |= {"devices", "coordinator", "processes", "process_id"}
     run = dataclasses.asdict(config) | {"dataset": dataset}
     run = {name: value for name, value in run.items() if name not in free}
     return run | {"epochs": config.epochs} if config.schedule == "cosine" else run
@@ -360,9 +398,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = (tyro.conf.FlagCreatePairsOff,)
     config = tyro.cli(Config, prog="rmsprop-jax mnist", args=args, config=options)
     try:
-        train(config)
+        with devices.together() if config.coordinator else contextlib.nullcontext():
+            train(config)
     except (ValueError, OSError) as error:
-        sys.exit(f"rmsprop-jax mnist: {error}")
+        devices.leave(f"rmsprop-jax mnist: {error}")
 
 
 if __name__ == "__main__":

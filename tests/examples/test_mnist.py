@@ -21,7 +21,7 @@ from test_data import REAL, real_mnist
 from rmsprop_jax.examples import data, mnist
 from rmsprop_jax.examples.mnist import Config, train
 
-DIGITS = Config(dataset="digits", epochs=2)
+DIGITS = Config(dataset="digits", epochs=2, devices=1)
 NAME = "scikit-learn digits (8x8, NOT MNIST)"
 
 
@@ -66,7 +66,7 @@ def test_same_as_pytorch(request):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for batches this small, more only wait for each other
     request.addfinalizer(lambda: torch.set_num_threads(threads))
-    config = Config(data_dir=REAL)
+    config = Config(data_dir=REAL, devices=1)
     ours = train(config)
     dataset = data.load("mnist", REAL)
     x, tx = (
@@ -102,7 +102,7 @@ def test_same_as_pytorch(request):
 @real_mnist
 @pytest.mark.parametrize("seed", range(5))
 def test_accuracy(seed):
-    result = train(Config(seed=seed, dataset="mnist", data_dir=REAL))
+    result = train(Config(seed=seed, dataset="mnist", data_dir=REAL, devices=1))
     assert result.dataset == "MNIST"
     assert result.history[-1].test_accuracy >= 0.922
 
@@ -154,7 +154,7 @@ def test_padding_does_not_reach_the_model():
 @pytest.mark.parametrize(("model", "enough"), [("linear", 0.82), ("mlp", 0.88), ("cnn", 0.85)])
 def test_models_learn_and_predict(model, enough):
     with jax.numpy_dtype_promotion("strict"):
-        result = train(Config(model=model, dataset="digits", epochs=8))
+        result = train(Config(model=model, dataset="digits", epochs=8, devices=1))
     assert [epoch.epoch for epoch in result.history] == list(range(1, 9))
     assert result.history[-1].test_accuracy >= enough
     result.model.eval()
@@ -217,10 +217,10 @@ sys.addaudithook(hook)
 from rmsprop_jax.examples import mnist
 mnist.main(args)
 """
-CNN = Config(model="cnn", dataset="digits", epochs=4, schedule="plateau", learning_rate=0.05)
-MLP = Config(model="mlp", dataset="digits", epochs=4, schedule="cosine", momentum=0.5)
-MLP = dataclasses.replace(MLP, centered=True, learning_rate=1e-4, batch_size=100)
-LINEAR = Config(dataset="digits", epochs=4)
+LINEAR = Config(dataset="digits", epochs=4, devices=1)
+CNN = dataclasses.replace(LINEAR, model="cnn", schedule="plateau", learning_rate=0.05)
+MLP = dataclasses.replace(LINEAR, model="mlp", schedule="cosine", learning_rate=1e-4)
+MLP = dataclasses.replace(MLP, momentum=0.5, centered=True, batch_size=100)
 MOMENTS = {
     "before the first commit": (LINEAR, "os.rename", "/1.orbax-checkpoint-tmp"),
     "in a save": (CNN, "open", "/2.orbax-checkpoint-tmp/state.orbax-checkpoint-tmp/_METADATA"),
@@ -356,7 +356,7 @@ def test_another_dataset_is_refused(saved, monkeypatch):
     other = data.load("digits")._replace(name="MNIST")
     monkeypatch.setattr(mnist, "load", lambda *args: other)
     with pytest.raises(ValueError, match=r"dataset='MNIST', .* dataset='scikit-learn digits"):
-        train(Config(resume=saved))
+        train(Config(resume=saved, devices=1))
 
 
 def test_a_cosine_needs_its_epochs(tmp_path):

@@ -1,0 +1,172 @@
+"""On many devices: the state lies where the parameters lie, and steps neither talk nor differ."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_jax import dialects, rmsprop, storage
+
+AXIS_TYPES = [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto]
+OPTIMIZERS = {
+    "rmsprop": lambda: rmsprop(0.01),
+    "centered, momentum": lambda: rmsprop(0.01, centered=True, momentum=0.5),
+    "dialect": lambda: dialects.tensorflow1(0.01, momentum=0.5, centered=True),
+    "stored": lambda: storage.store(rmsprop(0.01), nu=storage.U8),
+}
+# Whole vectors of a CPU (16 floats) on each of 8 devices: for what is left of a loop, XLA fuses
+# multiplications and additions in other ways, and some last bits differ.
+SHAPES = {"up": (64, 128), "bias": (128,), "down": (128, 64), "scale": ()}
+BOTH = ("data", "model")
+PLACES = {  # of the parameters, on a mesh of these two axes
+    "data parallel": {"up": jax.P(), "bias": jax.P(), "down": jax.P()},
+    "FSDP": {"up": jax.P(BOTH), "bias": jax.P(BOTH), "down": jax.P(BOTH)},
+    "tensor parallel": {"up": jax.P(None, "model"), "bias": jax.P("model"), "down": jax.P("model")},
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective")
+
+
+def make_mesh(axis_type, data, model):
+    devices = jax.devices()[: data * model]
+    return jax.make_mesh((data, model), BOTH, (axis_type,) * 2, devices=devices)
+
+
+def parameters(mesh, place):
+    """Parameters of several shapes and two dtypes, in their place on a mesh."""
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape).astype("float32") for name, shape in SHAPES.items()}
+    params["down"] = params["down"].astype(jnp.bfloat16)
+    specs = PLACES[place] | {"scale": jax.P()}
+    return {k: jax.device_put(v, jax.NamedSharding(mesh, specs[k])) for k, v in params.items()}
+
+
+def assert_lies_like(tree, params):
+    """Every accumulator or update lies like its parameter; all else is a scalar."""
+    found = 0
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        param = params.get(getattr(path[-1], "key", None))
+        if param is None:
+            assert leaf.ndim == 0
+        else:
+            assert leaf.shape == param.shape
+            assert leaf.sharding.is_equivalent_to(param.sharding, param.ndim)
+            assert jax.typeof(leaf).sharding == jax.typeof(param).sharding
+            found += 1
+    assert found >= len(params)
+
+
+@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=lambda axis_type: axis_type.name)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_lies_like_the_parameters(name, place, axis_type):
+    mesh, tx = make_mesh(axis_type, 4, 2), OPTIMIZERS[name]()
+    with jax.set_mesh(mesh):
+        params = parameters(mesh, place)
+        state = tx.init(params)
+        assert_lies_like(state, params)
+        assert_lies_like(jax.jit(tx.init)(params), params)
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        compiled = step.lower(params, state, params).compile()
+        text = compiled.as_text()
+        assert [word for word in COLLECTIVES if word in text] == []
+        if name != "stored":  # XLA copies its bytes before it changes them, on one device too
+            assert " copy(" not in text
+        promised = jax.tree.map(jax.typeof, (params, state))
+        grads = parameters(mesh, place)
+        new = compiled(params, state, grads)
+        assert jax.tree.map(jax.typeof, new) == promised
+        assert_lies_like(new[0], grads)
+        assert_lies_like(new[1], grads)
+        if name == "rmsprop":
+            for tree in tx.update(grads, new[1]):
+                assert_lies_like(tree, grads)
+
+
+@functools.cache
+def after_100_steps(name, place, data, model):
+    mesh, tx = make_mesh(jax.sharding.AxisType.Auto, data, model), OPTIMIZERS[name]()
+    params = parameters(mesh, place)
+    rng = np.random.default_rng(1)
+    grads = {}
+    for k, p in params.items():
+        sharding = jax.NamedSharding(mesh, jax.P(None, *p.sharding.spec))
+        grads[k] = jax.device_put(rng.normal(size=(100, *p.shape)).astype(p.dtype), sharding)
+
+    @jax.jit
+    def train(params, state, grads):
+        def step(carry, grads):
+            params, state = carry
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, state), grads)[0]
+
+    return jax.device_get(train(params, tx.init(params), grads))
+
+
+@pytest.mark.parametrize(
+    ("place", "shape"),
+    [("FSDP", (2, 1)), ("tensor parallel", (2, 2)), ("FSDP", (4, 2))],
+    ids=str,
+)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_number_of_devices_gives_the_same_bits(name, place, shape):
+    many = after_100_steps(name, place, *shape)
+    one = after_100_steps(name, "data parallel", 1, 1)
+    jax.tree.map(functools.partial(np.testing.assert_array_equal, strict=True), many, one)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("rmsprop", 1), *((name, 8) for name in OPTIMIZERS)], ids=str
+)
+def test_zero1(name, count):
+    """The recipe in the README: parameters everywhere, the state in parts."""
+    mesh = make_mesh(jax.sharding.AxisType.Auto, count, 1)
+    everywhere, split = (jax.NamedSharding(mesh, spec) for spec in (jax.P(), jax.P("data")))
+    tx, params = OPTIMIZERS[name](), parameters(mesh, "data parallel")
+    places = jax.tree.map(
+        lambda x: split if x.ndim and x.shape[0] % mesh.size == 0 else everywhere,
+        jax.eval_shape(tx.init, params),
+    )
+    state = jax.jit(tx.init, out_shardings=places)(params)
+
+    def step(params, state):
+        updates, state = tx.update(params, state, params)  # any gradient will do
+        return optax.apply_updates(params, updates), state
+
+    plain, zero1 = (params, tx.init(params)), (params, state)
+    step1 = jax.jit(step, out_shardings=(everywhere, places))
+    for _ in range(3):
+        plain, zero1 = jax.jit(step)(*plain), step1(*zero1)
+    assert all(p.sharding.is_fully_replicated for p in zero1[0].values())
+    for leaf in jax.tree.leaves(zero1[1]):
+        assert leaf.addressable_shards[0].data.size == (leaf.size // count or 1)
+    jax.tree.map(np.testing.assert_array_equal, zero1, plain)
+
+
+def test_shard_map():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    tx = rmsprop(0.1, momentum=0.5)
+    params = jnp.arange(16.0)
+    state = tx.init(params)
+    specs = jax.tree.map(lambda x: jax.P("x") if x.ndim else jax.P(), state)
+    mapped = jax.shard_map(
+        lambda g, s: tx.update(g, s),
+        mesh=mesh,
+        in_specs=(jax.P("x"), specs),
+        out_specs=(jax.P("x"), specs),
+    )
+    for new, expected in zip(
+        jax.tree.leaves(jax.jit(mapped)(params, state)),
+        jax.tree.leaves(tx.update(params, state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new, expected)

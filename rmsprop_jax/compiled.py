@@ -60,17 +60,19 @@ def compiled(
             state = transformation.init(params)
             promised = jax.eval_shape(lambda p: transformation.init(widen(p)), params)
             state = jax.tree.map(lambda s, t: s.astype(t.dtype), state, promised)
-            if not any(isinstance(p, jax.core.Tracer) for p in jax.tree.leaves(params)):
-                return state
             # Under jit, new arrays lie on every device, unless they are tied to the parameters.
+            # (Complex ones are left out, since in some states they are pairs.)
+            leaves = jax.tree.leaves(params)
+            if not _traced(leaves) or any(map(jnp.iscomplexobj, leaves)):
+                return state
             alike = lambda s, p: shard_alike(p, s)[1]
             return optax.tree_utils.tree_map_params(transformation.init, alike, state, params)
 
         def update(updates, state, params=None, **extra_args):
             del extra_args
             arguments = arrays, updates, state, _numbers(params)
-            traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments))
-            return (_update if traced else _jitted_update)(factory, program, *arguments)
+            run = _update if _traced(jax.tree.leaves(arguments)) else _jitted_update
+            return run(factory, program, *arguments)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -98,6 +100,10 @@ def _update(factory, program, arrays, updates, state, params):
 
 
 _jitted_update = jax.jit(_update, static_argnums=(0, 1))
+
+
+def _traced(leaves):
+    return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
 
 def widen(tree: Any) -> Any:

@@ -17,6 +17,7 @@ import inspect
 import os
 import platform
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,8 @@ def main():
     print(f"{args.seeds} seeds, {args.steps} steps of 64 examples")
 
     nus = {"U16": {"nu": U16}, "U8": {"nu": U8}, "bfloat16 to nearest": {"nu": jnp.bfloat16}}
-    optimizers = {f"rmsprop {decay}": (rmsprop(5e-4, decay), nus) for decay in (0.9, 0.99, 0.999)}
+    optimizers: dict[str, Any] = {}
+    optimizers |= {f"rmsprop {decay}": (rmsprop(5e-4, decay), nus) for decay in (0.9, 0.99, 0.999)}
     optimizers["adamw"] = (optax.adamw(1e-3), {"mu BF16, nu U8": {"mu": BF16, "nu": U8}})
     for name, problem in (("MNIST", mnist()), ("characters", text())):
         print(

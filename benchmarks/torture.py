@@ -1,9 +1,9 @@
-"""Who survives hostile numbers, as the table in the README.
+"""Who survives hostile numbers, as a table.
 
 Usage, where the frameworks are installed (`pip install torch keras`):
 
     python benchmarks/torture.py            # print the table
-    python benchmarks/torture.py --write    # and put it into README.md
+    python benchmarks/torture.py --write    # and put it into benchmarks/TORTURE.md
 
 The cases, and what must hold in them, are those of the tests, see `tests/hostile.py`. An update may
 be 5 % off the specification, a hundred times and more of what the tests allow to this library.
@@ -15,7 +15,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import platform
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -33,7 +32,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 import hostile  # noqa: E402  # pyright: ignore[reportMissingImports]
 import oracles  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-README = ROOT / "README.md"
 TOLERANCE = 0.05
 SURVIVES, NO_SUCH_OPTION = "✓", "–"
 HUGE = "2³¹ + 1 elements in one leaf"
@@ -213,21 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/TORTURE.md")
     write = parser.parse_args().write
     warnings.simplefilter("ignore")  # Keras and NumPy warn of what the table is about
     table = markdown(functools.partial(print, file=sys.stderr, flush=True))
     print(table)
     if write:
-        text = README.read_text()
-        new, count = re.subn(
-            r"(?s)(<!-- torture -->\n).*?(<!-- /torture -->)",
-            lambda match: f"{match[1]}{table}\n{match[2]}",
-            text,
+        (ROOT / "benchmarks" / "TORTURE.md").write_text(
+            f"# Who survives hostile numbers\n\n{table}\n"
         )
-        if count != 1:
-            sys.exit(f"README.md has {count} places for the table, and should have one.")
-        README.write_text(new)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def _clip(x, limit):
 
 
 def _plus(x, eps):
-    return x if isinstance(eps, float) and eps == 0 else x + jnp.asarray(eps, x.dtype)
+    return x if isinstance(eps, float) and eps == 0.0 else x + jnp.asarray(eps, x.dtype)
 
 
 def _sqrt(x):

@@ -74,6 +74,7 @@ def test_a_hundred_thousand_calls(make, jit, compilations):
     tx, params = make(), {"w": jnp.ones((100, 10)), "b": jnp.ones(10)}
     update = jax.jit(tx.update) if jit else tx.update
     g, state = jax.tree.map(lambda p: 0.1 * p, params), tx.init(params)
+    memory, arrays = 0, 0
     for calls in range(1, 100_001):
         _, state = update(g, state, params)
         if calls == 1000:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
 import jax
@@ -60,7 +60,7 @@ def agree(about: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together() -> Generator[None]:
     """Sees to it that a process which loses another one ends with a line that says so.
 
     Raises:
@@ -110,7 +110,7 @@ def mesh(limit: int | None) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(devices), ("batch",))
 
 
-def feed(mesh: jax.sharding.Mesh, *arrays: np.ndarray) -> Callable[[np.ndarray], tuple]:
+def feed(mesh: jax.sharding.Mesh, *arrays: np.ndarray) -> Callable[[np.ndarray], tuple[Any, ...]]:
     """Returns a function from rows of indices into `arrays` to what a program scans over.
 
     On one device these are the arrays, which it keeps, and the rows. On several they are the
@@ -135,7 +135,7 @@ def feed(mesh: jax.sharding.Mesh, *arrays: np.ndarray) -> Callable[[np.ndarray],
     return batches
 
 
-def scan_over(images: Any, labels: Any, rows: Any) -> tuple[Any, Callable[[Any], tuple], Any]:
+def scan_over(images: Any, labels: Any, rows: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]], Any]:
     """Takes apart what `feed` made.
 
     Returns:

@@ -172,6 +172,7 @@ def assert_close(result, history):
         assert got[:3] == pytest.approx(expected[:3], abs=1e-6)
 
 
+@pytest.mark.nightly
 def test_killed_and_resumed(tmp_path):
     """Four processes that go on where one of them was killed, and four that did all at once."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -223,7 +223,7 @@ def test_bar_on_a_terminal(monkeypatch, capsys):
 def test_interrupt(tmp_path, monkeypatch, capsys, small, ticks, finished):
     """What the finished chunks of 12 settings found is printed and written."""
 
-    class Bar(sweep.tqdm):
+    class Bar(sweep.tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def update(self, n=1):
             nonlocal ticks
             ticks -= 1

@@ -1,57 +1,49 @@
 """Time of one update called outside of `jit`, beside the same call under it, and beside Optax's.
 
-    python benchmarks/eager_time.py [--leaves 50] [--rounds 200]
+    python benchmarks/eager_time.py [--arrays 50] [--seconds 20]
 
-All contestants run in turn in the same process; medians. The parameters are arrays of 100 x 100.
+All contestants take turns in the same process; medians, and their ratios. The parameters are arrays
+of 100 x 100.
 """
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import optax
+from measure import medians, ratio, setting, table
 
 import rmsprop_jax
 
 
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--leaves", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--arrays", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20)
     args = parser.parse_args()
 
-    params = [jnp.full((100, 100), 0.5) for _ in range(args.leaves)]
+    params = [jnp.full((100, 100), 0.5) for _ in range(args.arrays)]
     contestants = {}
     for name, tx in {
         "rmsprop_jax": rmsprop_jax.rmsprop(1e-3, momentum=0.9),
         "optax": optax.rmsprop(1e-3, momentum=0.9),
     }.items():
         state = tx.init(params)
-        contestants[f"{name}, eager"] = tx.update, state
-        contestants[f"{name}, jit"] = jax.jit(tx.update), state
-    times = {name: [] for name in contestants}
-    for i in range(args.rounds + 1):
-        for name, (update, state) in contestants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(update(params, state, params))
-            if i:  # the first call compiles
-                times[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(t) for name, t in times.items()}
+        for how, update in {"eager": tx.update, "jit": jax.jit(tx.update)}.items():
+            contestants[f"{name}, {how}"] = lambda update=update, state=state: (
+                jax.block_until_ready(update(params, state, params))
+            )
+    for call in contestants.values():  # compilation
+        call()
+    times, rounds = medians(contestants, args.seconds)
 
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "optax"))
-    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
-    print(f"{args.leaves} leaves, medians of {args.rounds} rounds; {device}; {versions}")
-    for name, t in median.items():
-        print(f"{name:20s} {t * 1e3:8.2f} ms")
-    ours = median["rmsprop_jax, eager"]
-    print(f"eager against jit:          {ours / median['rmsprop_jax, jit']:.2f}")
-    print(f"Optax's eager against jit:  {median['optax, eager'] / median['optax, jit']:.2f}")
-    print(f"Optax's eager against ours: {median['optax, eager'] / ours:.2f}")
+    print(setting("jax", "optax"))
+    print(f"\n{args.arrays} arrays, {rounds} rounds")
+    row = table("update", "ms", "/ the same under jit", "/ optax's")
+    for name, t in times.items():
+        package, how = name.split(", ")
+        row(name, f"{t * 1e3:.3f}", ratio(times, name, f"{package}, jit"),
+            ratio(times, name, f"optax, {how}"))  # fmt: skip
 
 
 if __name__ == "__main__":

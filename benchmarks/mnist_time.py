@@ -5,13 +5,12 @@
 Both train logistic regression on batches of 64 with RMSProp(1e-3, 0.9, 1e-8), test after every
 epoch, and read the same MNIST files from disk (also MNIST_DIR, or the cache of the example). They
 run in turn, round after round, each as a process of its own from start to exit, so imports and
-compilation count; JAX's cache of compiled programs is off. Medians, and in brackets minima.
+compilation count; JAX's cache of compiled programs is off. Medians, and in brackets minima. PyTorch
+runs on the GPU if it can, unless JAX_PLATFORMS is cpu; the last lines of both say where.
 """
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -19,9 +18,11 @@ import sys
 import time
 from pathlib import Path
 
+from measure import setting, table
+
 LOADER = Path(__file__).parents[1] / "rmsprop_jax" / "examples" / "data.py"
 PYTORCH = """
-import runpy, sys, time
+import os, runpy, sys, time
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,16 +32,20 @@ assert "jax" not in sys.modules
 def images(array):
     return torch.tensor(array).flatten(1).float() / 255
 train = TensorDataset(images(data.train_images), torch.tensor(data.train_labels).long())
-test_images, test_labels = images(data.test_images), torch.tensor(data.test_labels).long()
+gpu = torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS") != "cpu"
+device = "cuda" if gpu else "cpu"
+test_images = images(data.test_images).to(device)
+test_labels = torch.tensor(data.test_labels).long().to(device)
 
 torch.manual_seed(0)
 loader = DataLoader(train, batch_size=64, shuffle=True)
-model = torch.nn.Linear(784, 10)
+model = torch.nn.Linear(784, 10).to(device)
 optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-8)
 for epoch in range(int(sys.argv[1])):
     began = time.perf_counter()
     total = 0.0
     for x, y in loader:
+        x, y = x.to(device), y.to(device)
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
@@ -48,7 +53,7 @@ for epoch in range(int(sys.argv[1])):
         total += loss.item() * len(x)
     with torch.no_grad():
         accuracy = (model(test_images).argmax(1) == test_labels).float().mean().item()
-    print(f"PyTorch: epoch {epoch + 1}, training loss {total / len(train):.4f}, "
+    print(f"PyTorch on {device}: epoch {epoch + 1}, training loss {total / len(train):.4f}, "
           f"test accuracy {accuracy:.2%}, {time.perf_counter() - began:.4f} s", flush=True)
 """
 
@@ -95,22 +100,20 @@ def main():
                 first[name].append(times[0])
                 later[name].extend(times[1:])
 
-    packages = ("jax", "optax", "flax", "torch", "numpy")
-    print(", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages))
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores; {args.epochs} epochs, {args.rounds} rounds"
-    )
+    print(setting("jax", "optax", "flax", "torch", "numpy"))
+    print(f"\n{args.epochs} epochs, {args.rounds} rounds")
     for line in last.values():
-        print(line)
+        print(f"\n    {line}")
+    row = table("s, median (minimum)", *whole, "ratio")
     measures = {"whole process": whole, "first epoch": first, "an epoch after the first": later}
     for what, times in measures.items():
-        ratios = []
-        for name, values in times.items():
-            middle, least = statistics.median(values), min(values)
-            ratios.append((middle, least))
-            print(f"{what:25s} {name:12s} {middle:8.3f} s  ({least:.3f} s)")
-        (a, b), (c, d) = ratios
-        print(f"{what:25s} ratio        {a / c:8.3f}    ({b / d:.3f})")
+        (ours, our_least), (theirs, their_least) = (
+            (statistics.median(values), min(values)) for values in times.values()
+        )
+        row(
+            what, f"{ours:.3f} ({our_least:.3f})", f"{theirs:.3f} ({their_least:.3f})",
+            f"{ours / theirs:.2f} ({our_least / their_least:.2f})",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/storage_error.py [--size 16384] [--fall]
 
-Bias is the mean over the elements of sqrt(nu / exact nu) - 1, spread its standard deviation, both
+`bias ± spread` is mean and standard deviation over the elements of sqrt(nu / exact nu) - 1, both
 in percent, after 8 / (1 - decay) steps from 0, and 1,000 or more for sparse gradients. Scales of
 the gradients are equal, or log-normal within the array with a standard deviation of two octaves.
 Elements whose exact nu a format has no numbers for are left out. `+d` is `with_decay`, `U8 3-bit`
@@ -12,15 +12,13 @@ installed, its own RMSprop8bit. With --fall: median and mean of nu / exact nu, i
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import itertools
-import os
-import platform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measure import setting, table
 
 from rmsprop_jax import scale_by_rms
 from rmsprop_jax.storage import BF16, U8, U16, store, unpack
@@ -28,6 +26,7 @@ from rmsprop_jax.storage import BF16, U8, U16, store, unpack
 U8_3_BIT = U8.with_range(2.0**-18, 2.0**13)
 KINDS = ("Gaussian", "Student-t(3)", "1 %-sparse")
 DECAYS = (0.9, 0.99, 0.999)
+HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
 
 def formats_for(decay):
@@ -88,7 +87,7 @@ def ours(formats, decay, gradients, scale, deals, start=None, factor=1.0):
 
 def bitsandbytes(decay, gradients, scale, deals):
     """nu of bitsandbytes' 8-bit RMSprop, or None without it."""
-    if not importlib.util.find_spec("bitsandbytes"):
+    if not HAS_BITSANDBYTES:
         return None
     import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
     import torch
@@ -107,6 +106,8 @@ def bitsandbytes(decay, gradients, scale, deals):
 
 def stationary(size):
     """Prints bias and spread for every kind of gradients, scales and decay."""
+    names = [*formats_for(0.9), *(["bitsandbytes"] if HAS_BITSANDBYTES else [])]
+    row = table("gradients", "scales", "decay", *names)
     for kind in KINDS:
         gradients = pool(kind, size)
         for scale_name in ("equal", "log-normal"):
@@ -118,27 +119,24 @@ def stationary(size):
                 if (theirs := bitsandbytes(decay, gradients, scale, deals)) is not None:
                     nus["bitsandbytes"] = theirs
                 cells = []
-                for name, ratio in errors(nus, decay):
+                for _, ratio in errors(nus, decay):
                     error = 100 * (np.sqrt(ratio) - 1)
-                    cells.append(f"{name} {error.mean():+6.2g} {error.std():5.3g}")
-                print(f"{kind:12s} {scale_name:10s} {decay:<5} | " + " | ".join(cells), flush=True)
+                    cells.append(f"{error.mean():+.2g} ± {error.std():.3g}")
+                row(kind, scale_name, decay, *cells)
 
 
 def fall(size):
     """Prints how far nu is off after the scale of the gradients has changed."""
     gradients = pool("Gaussian", size)
+    row = table("scales", "factor", "decay", *formats_for(0.9))
     for scale_name, decay in itertools.product(("equal", "log-normal"), DECAYS):
         formats, scale = formats_for(decay), scales(scale_name, size)
         deals = order(round(10 / (1 - decay)), *gradients.shape)
         _, start = ours(formats, decay, gradients, scale, deals)
         for factor in (1e-2, 1e-4, 1e2):
             nus, _ = ours(formats, decay, gradients, scale, deals, start, factor)
-            off = {name: 100 * (ratio - 1) for name, ratio in errors(nus, decay)}
-            cells = [f"{n} {np.median(x):+7.2f} {x.mean():+7.2f}" for n, x in off.items()]
-            print(
-                f"{scale_name:10s} x {factor:<6} decay {decay:<5} | " + " | ".join(cells),
-                flush=True,
-            )
+            off = [100 * (ratio - 1) for _, ratio in errors(nus, decay)]
+            row(scale_name, factor, decay, *(f"{np.median(x):+.2f}, {x.mean():+.2f}" for x in off))
 
 
 def main():
@@ -146,12 +144,9 @@ def main():
     parser.add_argument("--size", type=int, default=16_384)
     parser.add_argument("--fall", action="store_true", help="after a change of scale instead")
     args = parser.parse_args()
-    packages = [p for p in ("jax", "bitsandbytes") if importlib.util.find_spec(p)]
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
-    print(
-        f"{args.size:,} elements, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, ", end=""
-    )
-    print(f"{platform.machine()}; {versions}")
+    print(setting("jax", "bitsandbytes"))
+    what = "median, mean" if args.fall else "bias ± spread"
+    print(f"\n{args.size:,} elements; {what}, in percent")
     (fall if args.fall else stationary)(args.size)
 
 

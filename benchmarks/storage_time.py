@@ -1,25 +1,21 @@
 """Time and memory of the update with accumulators of four, two and one bytes.
 
-    python benchmarks/storage_time.py [--sizes 1000000 50000000] [--rounds 15]
+    python benchmarks/storage_time.py [--sizes 1000000 50000000] [--seconds 10]
 
-All contestants run in turn in the same process, round after round, and the ratios are those of
-their median times. `call` is one jitted call of `update` and `optax.apply_updates` with parameters
-and state donated; `scan` is 10 such steps in one call, per step. Bytes per parameter are those of
-the live accumulators, of what the compiled step updates in place besides the parameters, and of its
+All contestants take turns in the same process, and the ratios are those of their median times.
+`call` is one jitted call of `update` and `optax.apply_updates` with parameters and state donated;
+`scan` is 10 such steps in one call, per step. Bytes per parameter are those of the live
+accumulators, of what the compiled step updates in place besides the parameters, and of its
 temporary memory. `moved` is the ratio of the bytes that a single pass over memory would move.
 """
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import statistics
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from measure import medians, setting, table
 
 from rmsprop_jax import rmsprop
 from rmsprop_jax.storage import BF16, U8, U16, store
@@ -36,7 +32,7 @@ CONTESTANTS = {  # a transformation, and the bytes of its accumulators
 
 
 def contestant(tx, size, g, scan):
-    """A function that makes one call and waits for it, and a line about the memory it takes."""
+    """A function that makes one call and waits for it, and the bytes per parameter it takes."""
 
     def step(params, state, g):
         updates, state = tx.update(g, state, params)
@@ -58,45 +54,39 @@ def contestant(tx, size, g, scan):
         carry[:] = compiled(*carry, g)
         jax.block_until_ready(carry)
 
-    return run, f"bytes: live {live:.2f}, in place {in_place:.2f}, temporary {temporary:.2f}"
+    return run, [f"{number:.2f}" for number in (live, in_place, temporary)]
 
 
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 50_000_000])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=10, help="for each group, or 3 rounds")
     args = parser.parse_args()
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "optax"))
-    device = jax.devices()[0].device_kind
-    print(f"{device}, {os.cpu_count()} cores, {platform.machine()}; {versions}")
+    print(setting("jax", "optax"))
+    row = table(
+        "accumulators", "parameters", "how", "ms", "/ float32", "moved", "live", "in place",
+        "temporary", "rounds",
+    )  # fmt: skip
     for size in args.sizes:
         g = jax.jit(lambda key, size=size: jax.random.normal(key, (size,)))(jax.random.key(0))
         for family in ("rmsprop", "adamw"):
             for scan in (False, True):
-                steps = 10 if scan else 1
-                rounds = max(args.rounds // steps, 3) * (10 if size < 10_000_000 else 1)
                 mine = {n: c for n, c in CONTESTANTS.items() if n.startswith(family)}
                 runs = {n: contestant(tx, size, g, scan) for n, (tx, _) in mine.items()}
-                times = {n: [] for n in runs}
                 for run, _ in runs.values():  # first touch of the memory
                     run()
-                for _ in range(rounds):
-                    for name, (run, _) in runs.items():
-                        start = time.perf_counter()
-                        run()
-                        times[name].append((time.perf_counter() - start) / steps)
-                median = {n: statistics.median(t) for n, t in times.items()}
+                calls = {name: run for name, (run, _) in runs.items()}
+                median, rounds = medians(calls, args.seconds, least=3)
                 reference = f"{family} float32"
                 full = mine[reference][1]
-                print(f"{size:,} parameters, {'scan' if scan else 'call'}, {rounds} rounds")
                 for name, t in median.items():
                     # Gradient, parameter twice, every accumulator twice.
                     moved = (12 + 2 * mine[name][1]) / (12 + 2 * full)
-                    print(
-                        f"  {name:16s} {t * 1e3:7.2f} ms, {t / median[reference]:.2f} of float32"
-                        f" (moved {moved:.2f})   {runs[name][1]}",
-                        flush=True,
-                    )
+                    row(
+                        name, f"{size:,}", "scan" if scan else "call",
+                        f"{t * 1e3 / (10 if scan else 1):.3f}", f"{t / median[reference]:.2f}",
+                        f"{moved:.2f}", *runs[name][1], rounds,
+                    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -154,9 +154,11 @@ def scale_by_rms(
             # within its bound where squares have underflowed.
             tiny = float(jnp.finfo(dtype).tiny)
             root = jnp.sqrt(jnp.maximum(_plus(nu, inner), tiny))
-            # Both limits say the same. The second keeps XLA from the reciprocal root, which is off
-            # by 2 units in the last place.
-            return g / _plus(jnp.maximum(root, math.sqrt(tiny)), outer), nu, mu
+            if eps_in_sqrt:
+                # The same once more, to keep XLA from the reciprocal root, which is off by 2 units
+                # in the last place.
+                root = jnp.maximum(root, math.sqrt(tiny))
+            return g / _plus(root, outer), nu, mu
 
         def update_or_keep(g, nu, mu):
             return (None, nu, mu) if g is None else update_leaf(g, nu, mu)

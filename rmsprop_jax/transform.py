@@ -154,7 +154,7 @@ def scale_by_rms(
             # within its bound where squares have underflowed.
             tiny = float(jnp.finfo(dtype).tiny)
             root = jnp.sqrt(jnp.maximum(_plus(nu, inner), tiny))
-            if eps_in_sqrt:
+            if _is_zero(outer):
                 # The same once more, to keep XLA from the reciprocal root, which is off by 2 units
                 # in the last place.
                 root = jnp.maximum(root, math.sqrt(tiny))
@@ -217,8 +217,12 @@ def _clip(x, limit):
     return jax.lax.clamp(-limit, x, limit)
 
 
+def _is_zero(eps):
+    return isinstance(eps, int | float) and eps == 0
+
+
 def _plus(x, eps):
-    return x if isinstance(eps, float) and eps == 0.0 else x + jnp.asarray(eps, x.dtype)
+    return x if _is_zero(eps) else x + jnp.asarray(eps, x.dtype)
 
 
 def _sqrt(x):

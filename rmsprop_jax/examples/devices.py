@@ -135,7 +135,9 @@ def feed(mesh: jax.sharding.Mesh, *arrays: np.ndarray) -> Callable[[np.ndarray],
     return batches
 
 
-def scan_over(images: Any, labels: Any, rows: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]], Any]:
+def scan_over(
+    images: Any, labels: Any, rows: Any
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]], Any]:
     """Takes apart what `feed` made.
 
     Returns:

@@ -10,7 +10,8 @@ rest still runs, and the exit status is 1. A quick run writes to a temporary dir
 found as by the example: --data-dir, MNIST_DIR, or its cache.
 
 Three more compare correctness, not time, and are run alone: `parity.py --write` and
-`torture.py --write` put their tables into README.md, `storage_training.py` prints final losses.
+`torture.py --write` put their tables into README.md and TORTURE.md, `storage_training.py` prints
+final losses.
 """
 
 import argparse

@@ -299,7 +299,13 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("wrapper", "transform", "optimizer"), CELLS)
+NIGHTLY = {"scan": pytest.mark.nightly, "vmap": pytest.mark.nightly}  # a minute of compiling each
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "transform", "optimizer"),
+    [pytest.param(*cell, marks=NIGHTLY.get(cell[1], ())) for cell in CELLS],
+)
 def test_cell(wrapper, transform, optimizer):
     """The numbers are those by hand, and the types those that `init` promised."""
     promised, expected = start(wrapper, 0)[optimizer], by_hand(wrapper)[optimizer]

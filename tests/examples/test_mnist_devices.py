@@ -220,6 +220,7 @@ def test_mnist_in_four_processes(tmp_path):
         np.testing.assert_allclose(array, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.nightly
 def test_a_cluster_is_found(tmp_path):
     """Two processes of two devices each, as Slurm would start them."""
     path = tmp_path / "a.json"

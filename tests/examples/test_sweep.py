@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tqdm import tqdm
 
 from rmsprop_jax.examples import mnist, sweep
 from rmsprop_jax.examples.sweep import Config
@@ -105,6 +106,7 @@ class Tiny(nnx.Module):
         return self.out(self.dropout(x, rngs=rngs))
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_device")
 def test_batch_norm_and_dropout(monkeypatch):
     """The running averages and the random numbers are those of the single run."""
@@ -223,7 +225,7 @@ def test_bar_on_a_terminal(monkeypatch, capsys):
 def test_interrupt(tmp_path, monkeypatch, capsys, small, ticks, finished):
     """What the finished chunks of 12 settings found is printed and written."""
 
-    class Bar(sweep.tqdm):  # pyright: ignore[reportMissingTypeArgument]
+    class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def update(self, n=1):
             nonlocal ticks
             ticks -= 1

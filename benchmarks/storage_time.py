@@ -25,6 +25,7 @@ CONTESTANTS = {  # a transformation, and the bytes of its accumulators
     "rmsprop U16": (store(rmsprop(1e-3), nu=U16), 2),
     "rmsprop BF16": (store(rmsprop(1e-3), nu=BF16), 2),
     "rmsprop U8": (store(rmsprop(1e-3), nu=U8), 1),
+    "rmsprop U8 +d": (store(rmsprop(1e-3), nu=U8.with_decay(0.9)), 1),
     "adamw float32": (optax.adamw(1e-3), 8),
     "adamw BF16 U16": (store(optax.adamw(1e-3), mu=BF16, nu=U16), 4),
     "adamw BF16 U8": (store(optax.adamw(1e-3), mu=BF16, nu=U8), 3),

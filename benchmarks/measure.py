@@ -33,6 +33,8 @@ def medians(contestants, seconds, least=5):
     rounds, end = 0, time.perf_counter() + seconds
     while rounds < least or time.perf_counter() < end:
         for name, call in contestants.items():
+            time.sleep(0.02)
+            call()
             now = time.perf_counter()
             turn_ends = now + 0.01
             while now < turn_ends:

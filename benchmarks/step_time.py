@@ -6,13 +6,14 @@ All contestants take turns in the same process; medians. The absolute times of a
 little, their ratios more: these are throughputs, above 1 where rmsprop_jax is the faster. Every JAX
 contestant is one jitted call of `update` and `optax.apply_updates` with parameters and state
 donated. An update reads gradient, parameter and nu, and writes parameter and nu: 20 bytes a
-parameter; the copy, x + 1 in place, moves 8, and the ratio to it is that of bytes per second. Once
-more, the last ratio counts the bytes that XLA's program moves, by its own account: on a CPU it makes
-one loop for nu and one for the parameters, and both read the gradient and nu.
+parameter; the copy, x + 1 in place, moves 8, and the ratio to it is that of bytes per second. The
+last ratio counts the bytes that XLA's program moves, by its own account: on a CPU it makes one loop
+for nu and one for the parameters, and both read the gradient and nu.
 """
 
 import argparse
 import math
+from typing import Any
 
 import efficientnet
 import jax
@@ -45,7 +46,7 @@ def jitted(tx):
 def bytes_moved():
     """Bytes that XLA's program of one step moves for each parameter."""
     params, tx = jnp.zeros(1_000_000), rmsprop_jax.rmsprop(1e-3)
-    program = jitted(tx).lower(params, tx.init(params), params).compile()
+    program: Any = jitted(tx).lower(params, tx.init(params), params).compile()
     return program.cost_analysis()["bytes accessed"] / params.size
 
 

@@ -43,6 +43,9 @@ def main() -> None:
             f"rmsprop-jax {command} needs {missing}, which is not installed: "
             "pip install 'rmsprop_jax[examples]'"
         )
+    except KeyboardInterrupt:
+        print(f"rmsprop-jax {command}: interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells expect of a command that Ctrl-C ended
 
 
 if __name__ == "__main__":

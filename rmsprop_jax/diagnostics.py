@@ -27,6 +27,8 @@ from rmsprop_jax.explanation import closure, take_apart
 from rmsprop_jax.storage import unpack
 from rmsprop_jax.transform import RmsState, check_range
 
+__all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]
+
 
 class Report(NamedTuple):
     """What `report` returns: a pytree of scalars, which `print` shows as a table.
@@ -37,6 +39,14 @@ class Report(NamedTuple):
       update_ratio: for each parameter by its name, the norm of its update over its own.
       nonfinite: for each parameter by its name, how many numbers are infinite or NaN: in its
         averages, and in itself and in its update if they were given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import diagnostics, rmsprop
+      >>> tx = rmsprop(0.1)
+      >>> made = diagnostics.report(tx, tx.init({"w": jnp.ones(2)}))
+      >>> made.nonfinite, made.scalars()["nonfinite/w"]
+      ({'w': Array(0, dtype=int32)}, 0.0)
     """
 
     learning_rate: Any

@@ -171,6 +171,11 @@ class EpsConversion(NamedTuple):
       eps: the number for the other side of the root.
       slowest: the smallest factor by which the conversion changes a step, over all nu.
       fastest: the largest factor.
+
+    Example:
+      >>> import rmsprop_jax
+      >>> rmsprop_jax.convert_eps(1e-4, into_sqrt=False).eps
+      0.01
     """
 
     eps: float

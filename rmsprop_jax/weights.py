@@ -19,6 +19,8 @@ from rmsprop_jax.compiled import is_narrow, widen
 from rmsprop_jax.storage import BF16
 from rmsprop_jax.storage.hashing import random_bits
 
+__all__ = ["CompensateState", "apply_updates", "compensate"]
+
 
 def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: int = 0) -> Any:
     """`optax.apply_updates`, but bfloat16 parameters are rounded at random, right on average.
@@ -85,6 +87,13 @@ class CompensateState(NamedTuple):
       remainder: what the parameters lack, float32 and of their shapes; `None` for those that are
         float32 or wider.
       inner: state of the wrapped transformation, as for float32 parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import rmsprop, weights
+      >>> state = weights.compensate(rmsprop()).init(jnp.ones(2, jnp.bfloat16))
+      >>> state.remainder.dtype
+      dtype('float32')
     """
 
     remainder: Any

@@ -53,6 +53,17 @@ def test_wrong_command(monkeypatch, capsys, args):
         assert "'mnist'" in err
 
 
+def test_interrupt(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rmsprop_jax.explanation.main", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "dialects")
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "rmsprop-jax dialects: interrupted\n"
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_command(monkeypatch, capsys, command):
     with pytest.raises(SystemExit) as caught:

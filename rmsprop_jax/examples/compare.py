@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(many.Task):
+class Config(mnist.Task):
     """Trains on MNIST with several optimizers and prints how they end.
 
     The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
@@ -88,7 +88,7 @@ def compare(config: Config) -> Result:
     if config.plot:
         import matplotlib.figure  # noqa: F401  # if it is missing, say so now
     data = load(config.dataset, config.data_dir)
-    rows: list[Any] = []
+    rows: list[Row] = []
     total = len(entrants) * config.epochs
     with tqdm(total=total, desc=data.name, unit="epoch", disable=None) as bar:  # on terminals only
         for name, rate in entrants:

@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,30 +12,9 @@ from flax import nnx
 from rmsprop_jax.examples import mnist
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """The options that many runs share, as in `mnist.Config`."""
-
-    model: Literal["linear", "mlp", "cnn"] = "linear"
-    """Logistic regression, two hidden layers of 512, or two convolutions with BatchNorm and
-    Dropout."""
-    epochs: int = 5
-    """Passes over the training set."""
-    batch_size: int = 64
-    """Images per step; the last step of an epoch has what is left."""
-    dataset: Literal["auto", "mnist", "digits"] = "auto"
-    """auto takes scikit-learn's small digits where MNIST can't be had, and says so."""
-    data_dir: Annotated[Path | None, mnist.default("MNIST_DIR, or a cached download")] = None
-    """Directory with the four MNIST files."""
-    plot: Annotated[Path | None, mnist.default("no plot")] = None
-    """PNG file for the picture."""
-    json: Annotated[Path | None, mnist.default("no JSON")] = None
-    """JSON file for the configuration, the versions and the results of every run and epoch."""
-
-
-def single(task: Task, **options: Any) -> mnist.Config:
+def single(task: mnist.Task, **options: Any) -> mnist.Config:
     """Returns one run of the task with more `options`; refuses what `rmsprop-jax mnist` refuses."""
-    shared = {field.name: getattr(task, field.name) for field in dataclasses.fields(Task)}
+    shared = {field.name: getattr(task, field.name) for field in dataclasses.fields(mnist.Task)}
     return mnist.checked(mnist.Config(**shared, **options))
 
 
@@ -49,7 +27,7 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ValueError(f"{name} has {value!r} twice.")
 
 
-def check_count(task: Task, *names: str) -> None:
+def check_count(task: mnist.Task, *names: str) -> None:
     """Raises for an option that is less than 1."""
     for name in names:
         if (value := getattr(task, name)) < 1:

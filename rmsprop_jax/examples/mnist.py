@@ -41,8 +41,8 @@ def default(text: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Trains a model on MNIST; prints the mean training loss and the test accuracy per epoch."""
+class Task:
+    """What all commands that train on MNIST let one choose."""
 
     model: Literal["linear", "mlp", "cnn"] = "linear"
     """Logistic regression, two hidden layers of 512, or two convolutions with BatchNorm and
@@ -51,6 +51,20 @@ class Config:
     """Passes over the training set."""
     batch_size: int = 64
     """Images per step, over all devices; the last step of an epoch has what is left."""
+    dataset: Literal["auto", "mnist", "digits"] = "auto"
+    """auto takes scikit-learn's small digits where MNIST can't be had, and says so."""
+    data_dir: Annotated[Path | None, default("MNIST_DIR, or a cached download")] = None
+    """Directory with the four MNIST files."""
+    plot: Annotated[Path | None, default("no plot")] = None
+    """PNG file for the picture."""
+    json: Annotated[Path | None, default("no JSON")] = None
+    """JSON file for the configuration, the versions and the results of every run and epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Task):
+    """Trains a model on MNIST; prints the mean training loss and the test accuracy per epoch."""
+
     seed: int = 0
     """Of the weights, the order of the images, and Dropout."""
     optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
@@ -68,18 +82,10 @@ class Config:
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     """Learning rate: constant, falling to 0 along a cosine, or halved whenever the training loss
     of half an epoch is not 1% below the best."""
-    dataset: Literal["auto", "mnist", "digits"] = "auto"
-    """auto takes scikit-learn's small digits where MNIST can't be had, and says so."""
-    data_dir: Annotated[Path | None, default("MNIST_DIR, or a cached download")] = None
-    """Directory with the four MNIST files."""
     save: Annotated[Path | None, default("no checkpoints")] = None
     """Directory for a checkpoint after every epoch; the newest is kept."""
     resume: Annotated[Path | None, default("start anew")] = None
     """Directory of a checkpoint to continue from, and to save to if there is no --save."""
-    plot: Annotated[Path | None, default("no plot")] = None
-    """PNG file for the curves of loss and accuracy."""
-    json: Annotated[Path | None, default("no JSON")] = None
-    """JSON file for the configuration, the versions and the results per epoch."""
     devices: Annotated[int | None, default("all")] = None
     """Devices to train on, in each process; they share the images of every step."""
     coordinator: Annotated[str | None, default("a single process")] = None

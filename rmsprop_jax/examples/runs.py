@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +77,11 @@ def draw(path: Path, title: str, history: list[Epoch]) -> None:
     figure.savefig(path, format="png")
 
 
-def write_json(path: Path, config: dict[str, Any], dataset: str, history: list[Epoch]) -> None:
-    """Writes all there is to know about a run, in one move: never half a file."""
+def write_json(path: Path, config: dict[str, Any], dataset: str, rows: Sequence[Any]) -> None:
+    """Writes all there is to know about one run or many, in one move: never half a file.
+
+    Each of the rows, such as an `Epoch`, is a named tuple with a `loss`.
+    """
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions |= {"rmsprop_jax": rmsprop_jax.__version__, "python": platform.python_version()}
@@ -87,7 +91,7 @@ def write_json(path: Path, config: dict[str, Any], dataset: str, history: list[E
         "config": config,
         "versions": versions,
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores",
-        "epochs": [epoch._asdict() | {"loss": finite(epoch.loss)} for epoch in history],
+        "epochs": [row._asdict() | {"loss": finite(row.loss)} for row in rows],
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(report, indent=2, default=str) + "\n")

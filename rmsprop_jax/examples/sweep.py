@@ -32,7 +32,7 @@ AXES = mnist.State._make([None, 0, 0, 0])  # settings differ in all but the numb
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(many.Task):
+class Config(mnist.Task):
     """Trains on MNIST with all combinations of hyperparameters at once, and prints the best.
 
     The best are those with the highest test accuracy after the last epoch. Chosen by it, they seem
@@ -250,7 +250,7 @@ def train_chunk(
     return rows
 
 
-def write(config: Config, dataset: str, rows: list[Any]) -> None:
+def write(config: Config, dataset: str, rows: list[Row]) -> None:
     """Writes the rows to the files asked for, each file in one move: never half of it."""
     if config.json:
         runs.write_json(config.json, dataclasses.asdict(config), dataset, rows)

@@ -17,6 +17,8 @@ import optax
 from rmsprop_jax import parts
 from rmsprop_jax.interop import arrays, states
 
+__all__ = ["dump", "load"]
+
 # In the order of the variables.
 _KERAS = {"nu": "velocity", "trace": "momentum", "mu": "average_gradient"}
 _LEGACY = {"nu": "rms", "trace": "momentum", "mu": "mg"}

@@ -13,6 +13,8 @@ import optax as _optax
 from rmsprop_jax.interop import arrays, checkpoints, states
 from rmsprop_jax.transform import RmsState
 
+__all__ = ["dump", "load"]
+
 _RMS_STATES = "ScaleByR(ms|StdDev)(WithCount)?State"
 
 

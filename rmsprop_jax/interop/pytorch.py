@@ -17,6 +17,8 @@ from rmsprop_jax import dialects, parts
 from rmsprop_jax.explanation import take_apart
 from rmsprop_jax.interop import arrays, states
 
+__all__ = ["dump", "load"]
+
 _SLOTS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
 _NUMBERS = ("lr", "alpha", "eps", "weight_decay")  # without which a group is no RMSProp's
 _BITSANDBYTES = "__bnb_optimizer_quant_state__"

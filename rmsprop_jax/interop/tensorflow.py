@@ -17,6 +17,8 @@ import optax
 from rmsprop_jax import parts
 from rmsprop_jax.interop import arrays, states
 
+__all__ = ["dump", "load"]
+
 _SLOTS = {"nu": "rms", "mu": "mg", "trace": "momentum"}
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _COUNT = re.compile(rf"(?:.*/)?(?:global_step|iter|iterations)(?:{re.escape(_VALUE)})?")

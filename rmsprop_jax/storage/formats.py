@@ -14,6 +14,16 @@ class Format(Protocol):
 
     One that also has a `decay` other than 1 is given the numbers in a unit that decays with them,
     see `with_decay`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import rmsprop, storage
+      >>> class Half:  # one of your own
+      ...     dtype = jnp.float16
+      ...     encode = lambda self, x, random: x.astype(jnp.float16)  # to nearest: it will stall
+      ...     decode = lambda self, code: code.astype(jnp.float32)
+      >>> storage.store(rmsprop(), nu=Half()).init(jnp.ones(2)).inner[0].nu.dtype
+      dtype('float16')
     """
 
     @property

@@ -18,6 +18,13 @@ class StoreState(NamedTuple):
     Attributes:
       step: number of updates made, modulo 2^32, which the random bits follow from; a uint32 scalar.
       inner: state of the wrapped transformation, with the accumulators as their formats keep them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import scale_by_rms, storage
+      >>> state = storage.store(scale_by_rms(), nu=storage.U8).init(jnp.ones(2))
+      >>> int(state.step), state.inner.nu.dtype
+      (0, dtype('uint8'))
     """
 
     step: jax.Array
@@ -109,7 +116,15 @@ def pack(state: Any, *, seed: int = 0, **formats: Format | DTypeLike) -> StoreSt
 
 
 def unpack(state: StoreState, **formats: Format | DTypeLike) -> Any:
-    """The state of `tx`, with float32 accumulators, from that of `store(tx, **formats)`."""
+    """The state of `tx`, with float32 accumulators, from that of `store(tx, **formats)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import scale_by_rms, storage
+      >>> stored = storage.store(scale_by_rms(initial_scale=1.0), nu=storage.BF16).init(jnp.ones(2))
+      >>> storage.unpack(stored, nu=storage.BF16).nu
+      Array([1., 1.], dtype=float32)
+    """
     chosen = _chosen(formats)
     _check_names(state.inner, chosen)
     return _unpack(chosen, state)

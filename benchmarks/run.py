@@ -9,9 +9,8 @@ process of its own, and its tables are put together. One that fails is reported 
 rest still runs, and the exit status is 1. A quick run writes to a temporary directory. MNIST is
 found as by the example: --data-dir, MNIST_DIR, or its cache.
 
-Three more compare correctness, not time, and are run alone: `parity.py --write` and
-`torture.py --write` put their tables into README.md and TORTURE.md, `storage_training.py` prints
-final losses.
+Three more are run alone: `parity.py --write` and `torture.py --write` put their tables into
+README.md and TORTURE.md, `storage_training.py` prints final losses.
 """
 
 import argparse
@@ -26,6 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SECTIONS = [  # heading, script, what --quick adds
+    ("The same run as in PyTorch", "same_run", "--epochs 1"),
     ("One update", "step_time", "--sizes 1000 1000000 --arrays 1 20 --networks --seconds 2"),
     ("Tracing and compiling", "compile_time", "--arrays 1 50 --networks --rounds 3"),
     ("One update outside of jit", "eager_time", "--seconds 2"),
@@ -35,7 +35,7 @@ SECTIONS = [  # heading, script, what --quick adds
     ("Stored accumulators: time", "storage_time", "--sizes 1000000 --seconds 1"),
     ("Stored accumulators: error", "storage_error", "--size 1024"),
 ]
-CHARTS = ("step_time", "compile_time")
+CHARTS = ("same_run", "step_time", "compile_time")
 
 
 def run(command, env):

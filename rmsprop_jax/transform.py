@@ -1,5 +1,6 @@
 """The mathematics of RMSProp: one transformation, one state."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -197,8 +198,9 @@ def _decay_and_complement(decay, dtype):
     """decay and 1 - decay, the difference taken before anything is rounded to dtype."""
     if isinstance(decay, jax.Array):
         decay = decay.astype(jnp.promote_types(decay.dtype, dtype))
-        return decay.astype(dtype), (1 - decay).astype(dtype)
-    return dtype.type(decay), dtype.type(1 - decay)
+    is_array = isinstance(decay, jax.Array | np.ndarray)
+    convert = functools.partial(jnp.asarray, dtype=dtype) if is_array else dtype.type
+    return convert(decay), convert(1 - decay)
 
 
 def _average(weight, old, new):

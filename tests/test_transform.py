@@ -101,6 +101,18 @@ def test_place_of_eps(inside):
     np.testing.assert_allclose(updates, 4 / np.sqrt(6) if inside else 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", [float, np.float32, np.array, jnp.asarray])
+def test_decay_may_be_a_number_or_an_array(kind, jit):
+    gradients = jnp.array([1.0, 2.0])
+    for decay in (0.9, 0.2) if kind in (float, np.float32) else (0.9, 0.2, [0.9, 0.2]):
+        tx = scale_by_rms(kind(decay))
+        update = jax.jit(tx.update) if jit else tx.update
+        _, state = update(gradients, tx.init(gradients))
+        expected = (1 - np.array(decay)) * np.array([1.0, 4.0])
+        np.testing.assert_allclose(state.nu, expected, rtol=1e-6)
+
+
 def test_decay_close_to_one_keeps_its_digits_in_float32():
     """Rounded to float32, decay and 1 - decay no longer add up to 1: nu would be 1.3e-5 off."""
     g = np.random.RandomState(0).standard_normal((10_000, 512)).astype(np.float32)

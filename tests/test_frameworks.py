@@ -189,8 +189,14 @@ class Haiku(Framework):
         return (optax.apply_updates(params, updates), state, opt_state), value
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("framework", [NNX, Linen, Equinox, Haiku])
+@pytest.mark.parametrize(
+    ("framework", "optimizer"),
+    [
+        (NNX, "stored"),
+        *((framework, "rmsprop") for framework in (NNX, Linen, Equinox, Haiku)),
+        *(pytest.param(f, "stored", marks=pytest.mark.nightly) for f in (Linen, Equinox, Haiku)),
+    ],
+)
 def test_goes_on_bit_for_bit(framework, optimizer, tmp_path):
     framework = framework(OPTIMIZERS[optimizer]())
     before, after = range(STEPS), range(STEPS, 2 * STEPS)

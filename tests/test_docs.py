@@ -3,9 +3,12 @@
 import doctest
 import importlib
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -43,10 +46,11 @@ def test_every_public_name_has_an_example():
     assert not [name for name in names if ">>> " not in (name.__doc__ or "")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_pages_run(page):
-    names = {}
-    with jax.numpy_dtype_promotion("standard"):
-        for block in PAGES[page]:
-            exec(compile(block, str(page), "exec"), names)
-    assert "state" in names
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_run(page, devices):
+    """As a reader runs them, in a process of its own."""
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-W", "error", "-c", "\n".join(PAGES[page])]
+    run = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

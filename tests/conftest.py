@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-# All processes share what they compile, those that tests start among them: a fifth of the time.
+# All processes share what they compile, those that tests start among them: a seventh of the time.
 # With -n, the first process sets this before it starts the others.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory()  # goes with the process

@@ -12,7 +12,7 @@ import optax
 from jax import core
 
 from rmsprop_jax import dialects
-from rmsprop_jax.transform import check_range
+from rmsprop_jax.checks import check_range
 
 
 class Part(NamedTuple):

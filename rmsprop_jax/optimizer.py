@@ -5,11 +5,13 @@ from typing import Any
 import optax
 from jax.typing import ArrayLike
 
-from rmsprop_jax.compiled import compiled
-from rmsprop_jax.transform import check_range, scale_by_rms
+from rmsprop_jax import parts
+from rmsprop_jax.checks import check_fraction, check_rate
+from rmsprop_jax.precision import chain, public
+from rmsprop_jax.transform import scale_by_rms
 
 
-@compiled
+@public
 def rmsprop(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     decay: ArrayLike = 0.9,
@@ -77,16 +79,14 @@ def rmsprop(
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html
     """
-    if not callable(learning_rate):
-        check_range("learning_rate", learning_rate)
-    parts = []
+    check_rate(learning_rate=learning_rate)
+    steps = []
     if weight_decay is not None:
-        if not callable(weight_decay):
-            check_range("weight_decay", weight_decay)
-        parts.append(optax.add_decayed_weights(weight_decay, mask))
+        check_rate(weight_decay=weight_decay)
+        steps.append(parts.add_decayed_weights(weight_decay, mask))
     elif mask is not None:
         raise ValueError("mask chooses the parameters that decay: it needs a weight_decay.")
-    parts.append(
+    steps.append(
         scale_by_rms(
             decay,
             eps,
@@ -97,9 +97,8 @@ def rmsprop(
         )
     )
     if momentum is not None:
-        check_range("momentum", momentum, upper=1.0)
-        parts.append(optax.trace(momentum, nesterov))
+        check_fraction(momentum=momentum)
+        steps.append(parts.trace(momentum, nesterov))
     elif nesterov:
         raise ValueError("nesterov=True needs a momentum.")
-    parts.append(optax.scale_by_learning_rate(learning_rate))
-    return optax.chain(*parts)
+    return chain(*steps, parts.scale_by_learning_rate(learning_rate))

@@ -3,28 +3,34 @@
 Some are parts of Optax that are left out, their state with them, where a number isn't `given`.
 """
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_jax.checks import given
+from rmsprop_jax.precision import chain
+from rmsprop_jax.records import recorded
+from rmsprop_jax.transform import clamp
 
-def given(number: Any) -> TypeGuard[Any]:
-    """False for `None` and for a Python 0. An array is given: it may be traced."""
-    return number is not None and not (isinstance(number, int | float) and number == 0)
+add_decayed_weights = recorded(optax.add_decayed_weights)
+scale = recorded(optax.scale)
+scale_by_learning_rate = recorded(optax.scale_by_learning_rate)
+trace = recorded(optax.trace)
 
 
-def trace(momentum: Any) -> optax.GradientTransformation:
-    """Adds up updates with the rate momentum."""
-    return optax.trace(momentum) if given(momentum) else optax.identity()
+def momentum_trace(momentum: Any) -> optax.GradientTransformation:
+    """Adds up updates with the rate momentum, if that is given."""
+    return trace(momentum) if given(momentum) else optax.identity()
 
 
 def coupled_decay(weight_decay: Any) -> optax.GradientTransformation:
-    """Adds weight_decay p to the gradients."""
-    return optax.add_decayed_weights(weight_decay) if given(weight_decay) else optax.identity()
+    """Adds weight_decay p to the gradients, if that is given."""
+    return add_decayed_weights(weight_decay) if given(weight_decay) else optax.identity()
 
 
+@recorded
 def decoupled_decay(
     learning_rate: Any, weight_decay: Any, max_lr: Any = None, as_factor: bool = True
 ) -> optax.GradientTransformation:
@@ -81,40 +87,59 @@ def inverse_time_decay(learning_rate: Any, decay: Any) -> optax.ScalarOrSchedule
 
 def unscale(factor: Any) -> optax.GradientTransformation:
     """Divides by factor."""
-    return optax.identity() if factor is None else optax.scale(1 / factor)
+    return optax.identity() if factor is None else scale(1 / factor)
 
 
 def clip(value: Any, norm: Any, global_norm: Any) -> optax.GradientTransformation:
     """Keras's three ways to clip, in the order of Keras 2; Keras 3 takes one at a time."""
-    return optax.chain(
-        optax.identity() if value is None else optax.clip(value),
+    return chain(
+        optax.identity() if value is None else recorded(optax.clip)(value),
         optax.identity() if norm is None else clip_by_leaf_norm(norm),
-        optax.identity() if global_norm is None else optax.clip_by_global_norm(global_norm),
+        optax.identity() if global_norm is None else clip_by_global_norm(global_norm),
     )
 
 
+@recorded
 def clip_by_leaf_norm(max_norm: Any) -> optax.GradientTransformation:
     """Clips each array to a norm; Optax has this for all arrays together only."""
-
-    def update(updates, state, params=None):
-        del params
-        scale = lambda g: max_norm / jnp.maximum(jnp.linalg.norm(g.ravel()), max_norm)
-        return jax.tree.map(lambda g: g * scale(g), updates), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    return _clip_clamped(
+        lambda gs: jax.tree.map(lambda g: g * (max_norm / jnp.maximum(_norm(g), max_norm)), gs)
+    )
 
 
+@recorded
+def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, of clamped gradients."""
+    clipping = optax.clip_by_global_norm(max_norm)
+    return _clip_clamped(lambda gs: clipping.update(gs, optax.EmptyState())[0])
+
+
+@recorded
 def clip_by_torch_norm(max_norm: float) -> optax.GradientTransformation:
     """PyTorch's `clip_grad_norm_`, which adds 1e-6 to the norm where Optax's clipping doesn't."""
 
+    def clip(gs):
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(gs) + 1e-6))
+        return jax.tree.map(lambda g: g * scale, gs)
+
+    return _clip_clamped(clip)
+
+
+def _clip_clamped(clip):
+    """A part of gradients that are clamped first: infinity over infinity would be NaN."""
+
     def update(updates, state, params=None):
         del params
-        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda g: g * scale, updates), state
+        return clip(jax.tree.map(clamp, updates)), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
+def _norm(g):
+    return jnp.sqrt(jnp.sum(jnp.real(g) ** 2 + jnp.imag(g) ** 2))  # of any sharding
+
+
+@recorded
 def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keeps of an array of updates what goes against the gradient, scaled up for what doesn't."""
 
@@ -132,6 +157,7 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.GradientTransformation(inner.init, update)
 
 
+@recorded
 def by_component(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Treats the real and imaginary parts of complex leaves as two parameters.
 

@@ -17,8 +17,8 @@ import optax
 from jax.typing import ArrayLike
 
 from rmsprop_jax import dialects, parts
-from rmsprop_jax.compiled import compiled
-from rmsprop_jax.transform import check_range
+from rmsprop_jax.checks import check_nonnegative, check_rate
+from rmsprop_jax.precision import chain, public
 
 __all__ = [
     "a2c_stable_baselines",
@@ -70,7 +70,7 @@ def hinton2012(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransform
     References:
       https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
     """
-    check_range("learning_rate", 0 if callable(learning_rate) else learning_rate)
+    check_rate(learning_rate=learning_rate)
     return dialects.pytorch(learning_rate, alpha=0.9, eps=0.0)
 
 
@@ -168,7 +168,7 @@ def dqn_nature(averaged_over: int = 1) -> optax.GradientTransformationExtraArgs:
     return dialects.graves(lr=0.00025, alpha=0.95, momentum=0, eps=0.01 / averaged_over**2)
 
 
-@compiled
+@public
 def a3c(
     learning_rate: ArrayLike, total_steps: int, t_max: int = 5
 ) -> optax.GradientTransformationExtraArgs:
@@ -234,14 +234,14 @@ def a3c(
 
       https://github.com/pfnet/pfrl/blob/master/examples/atari/reproduction/a3c/train_a3c.py
     """
-    check_range("learning_rate", learning_rate)
+    check_nonnegative(learning_rate=learning_rate)
     _check_counts(total_steps=total_steps, t_max=t_max)
     rate = _line(learning_rate, 0.0, total_steps / t_max)
     rms = dialects.sonnet(rate, decay=0.99, epsilon=0.1)
-    return optax.chain(optax.clip_by_global_norm(40.0), rms)
+    return chain(parts.clip_by_global_norm(40.0), rms)
 
 
-@compiled
+@public
 def impala_torchbeast(
     total_steps: int, unroll_length: int = 80, batch_size: int = 8
 ) -> optax.GradientTransformationExtraArgs:
@@ -291,10 +291,10 @@ def impala_torchbeast(
     """
     _check_counts(total_steps=total_steps, unroll_length=unroll_length, batch_size=batch_size)
     rate = _line(0.00048, 0.0, total_steps / (unroll_length * batch_size))
-    return optax.chain(parts.clip_by_torch_norm(40.0), dialects.pytorch(rate, alpha=0.99, eps=0.01))
+    return chain(parts.clip_by_torch_norm(40.0), dialects.pytorch(rate, alpha=0.99, eps=0.01))
 
 
-@compiled
+@public
 def pymarl() -> optax.GradientTransformationExtraArgs:
     """RMSProp of QMIX and VDN on StarCraft, as in PyMARL.
 
@@ -329,12 +329,10 @@ def pymarl() -> optax.GradientTransformationExtraArgs:
 
       https://github.com/oxwhirl/pymarl/blob/master/src/config/default.yaml
     """
-    return optax.chain(
-        parts.clip_by_torch_norm(10.0), dialects.pytorch(0.0005, alpha=0.99, eps=1e-5)
-    )
+    return chain(parts.clip_by_torch_norm(10.0), dialects.pytorch(0.0005, alpha=0.99, eps=1e-5))
 
 
-@compiled
+@public
 def a2c_stable_baselines(
     learning_rate: optax.ScalarOrSchedule = 7e-4, *, tf_like: bool = False
 ) -> optax.GradientTransformationExtraArgs:
@@ -383,12 +381,12 @@ def a2c_stable_baselines(
 
       https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/hyperparams/a2c.yml
     """
-    check_range("learning_rate", 0 if callable(learning_rate) else learning_rate)
+    check_rate(learning_rate=learning_rate)
     dialect = dialects.stable_baselines3 if tf_like else dialects.pytorch
-    return optax.chain(parts.clip_by_torch_norm(0.5), dialect(learning_rate, alpha=0.99, eps=1e-5))
+    return chain(parts.clip_by_torch_norm(0.5), dialect(learning_rate, alpha=0.99, eps=1e-5))
 
 
-@compiled
+@public
 def efficientnet(steps_per_epoch: float, batch_size: int) -> optax.GradientTransformationExtraArgs:
     """RMSProp of EfficientNet on ImageNet (Tan and Le, 2019).
 
@@ -449,7 +447,7 @@ def efficientnet(steps_per_epoch: float, batch_size: int) -> optax.GradientTrans
     return dialects.tensorflow1(rate, decay=0.9, momentum=0.9, epsilon=0.001)
 
 
-@compiled
+@public
 def mobilenet_v3(steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     """RMSProp of MobileNetV3 on ImageNet, as in TensorFlow's Model Garden.
 
@@ -511,7 +509,7 @@ def mobilenet_v3(steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     return dialects.tf_keras_legacy(rate, rho=0.9, momentum=0.9, epsilon=0.002)
 
 
-@compiled
+@public
 def inception_v3(steps_per_epoch: float) -> optax.GradientTransformationExtraArgs:
     """RMSProp of Inception v3 on ImageNet (Szegedy et al., 2015), trained on many replicas.
 
@@ -567,7 +565,7 @@ def inception_v3(steps_per_epoch: float) -> optax.GradientTransformationExtraArg
     return dialects.tensorflow1(rate, decay=0.9, momentum=0.9, epsilon=1.0)
 
 
-@compiled
+@public
 def dpo() -> optax.GradientTransformationExtraArgs:
     """RMSProp of direct preference optimization (Rafailov et al., 2023).
 
@@ -608,7 +606,7 @@ def dpo() -> optax.GradientTransformationExtraArgs:
       https://github.com/eric-mitchell/direct-preference-optimization/blob/main/trainers.py
     """
     rate = _line(5e-7 / 151, 5e-7, 150)
-    return optax.chain(parts.clip_by_torch_norm(10.0), dialects.pytorch(rate, alpha=0.99, eps=1e-8))
+    return chain(parts.clip_by_torch_norm(10.0), dialects.pytorch(rate, alpha=0.99, eps=1e-8))
 
 
 def _line(start: Any, stop: float, steps: float) -> optax.Schedule:
@@ -630,7 +628,7 @@ def _warm_up(start: float, stop: float, steps: int, schedule: optax.Schedule) ->
 
 def _check_steps_per_epoch(steps_per_epoch: float) -> None:
     """Raises unless a staircase over two epochs has steps of one update or more."""
-    check_range("steps_per_epoch", steps_per_epoch)
+    check_nonnegative(steps_per_epoch=steps_per_epoch)
     if steps_per_epoch < 0.5:
         raise ValueError(f"steps_per_epoch={steps_per_epoch!r} must be at least 0.5.")
 

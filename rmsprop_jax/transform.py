@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from rmsprop_jax.compiled import compiled
+from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
+from rmsprop_jax.precision import describe, is_none, name_of, public
 
 
 class RmsState(NamedTuple):
@@ -35,7 +36,7 @@ class RmsState(NamedTuple):
     mu: optax.Updates | None
 
 
-@compiled
+@public
 def scale_by_rms(
     decay: ArrayLike = 0.9,
     eps: ArrayLike = 1e-8,
@@ -110,19 +111,22 @@ def scale_by_rms(
       D. H. D. West, Updating Mean and Variance Estimates, 1979 (the recursion of the variance):
       https://doi.org/10.1145/359146.359153
     """
-    check_range("decay", decay, upper=1.0)
-    check_range("eps", eps)
-    check_range("initial_scale", initial_scale)
-    if isinstance(decay, jax.Array) and jnp.finfo(decay.dtype).bits < 32:
-        raise ValueError(
-            f"decay is held in {decay.dtype}, which rounds 0.999 to 1. Pass a Python number or a "
-            "float32 array; through optax.inject_hyperparams, with hyperparam_dtype=jnp.float32."
-        )
-    if bias_correction and isinstance(initial_scale, int | float) and initial_scale != 0:
+    check_decay(decay=decay)
+    check_nonnegative(eps=eps, initial_scale=initial_scale)
+    if bias_correction and not is_traced(initial_scale) and float(initial_scale) != 0:
         raise ValueError(
             f"initial_scale={initial_scale} is forgotten at the first step of a bias-corrected "
             "average: pass initial_scale=0 or bias_correction=False."
         )
+    # The difference is taken before anything is rounded to float32.
+    complement = None if isinstance(decay, jax.Array) else 1 - np.float64(decay)
+    form = _Form(
+        centered=centered,
+        bias_correction=bias_correction,
+        eps_in_sqrt=eps_in_sqrt,
+        no_eps=not given(eps),
+        by_difference=None if isinstance(decay, jax.Array) else bool(decay > 0.5),
+    )
 
     def init_fn(params: Any) -> Any:
         count = jnp.zeros([], jnp.int32)
@@ -134,87 +138,146 @@ def scale_by_rms(
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> Any:
         del params
-        count: Any = optax.safe_increment(state.count)
-
-        # Traced once for each shape and dtype, not for each leaf, since jit remembers.
-        @jax.jit
-        def update_leaf(g, nu, mu):
-            dtype = nu.dtype
-            g = _clip(g, 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 2))
-            rho, one_minus_rho = _decay_and_complement(decay, dtype)
-            if bias_correction:
-                rho, one_minus_rho = _bias_corrected(rho, one_minus_rho, count)
-            square = rho * _abs_sq(g - mu) if centered else _abs_sq(g)
-            nu = _average(one_minus_rho, nu, square)
-            if centered:
-                # nu needs the old mu. Making the new mu wait for nu, by a test that changes
-                # nothing, spares XLA on CPUs a copy of the old one when the state is donated: 3x
-                # faster.
-                mu = jnp.where(jnp.isnan(nu), jnp.nan, _average(one_minus_rho, mu, g))
-            inner, outer = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
-            if centered:  # the variance of gradients that don't vary is 0
-                return _divide(g, _plus(_sqrt(_plus(nu, inner)), outer)), nu, mu
-            # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step
-            # within its bound where squares have underflowed.
-            tiny = float(jnp.finfo(dtype).tiny)
-            root = jnp.sqrt(jnp.maximum(_plus(nu, inner), tiny))
-            if _is_zero(outer):
-                # The same once more, to keep XLA from the reciprocal root, which is off by 2 units
-                # in the last place.
-                root = jnp.maximum(root, math.sqrt(tiny))
-            return g / _plus(root, outer), nu, mu
-
-        def update_or_keep(g, nu, mu):
-            return (None, nu, mu) if g is None else update_leaf(g, nu, mu)
-
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+        if (state.mu is not None) != centered:
+            raise ValueError(f"mu is {describe(state.mu)} in a state where centered={centered}.")
+        gs, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         nus = treedef.flatten_up_to(state.nu)
-        mus = treedef.flatten_up_to(state.mu) if centered else [None] * len(leaves)
-        new = [update_or_keep(*leaf) for leaf in zip(leaves, nus, mus, strict=True)]
-        updates, nu, mu = (treedef.unflatten([leaf[i] for leaf in new]) for i in range(3))
-        return updates, RmsState(count, nu, mu if centered else None)
+        mus = treedef.flatten_up_to(state.mu) if centered else [None] * len(gs)
+        moving = [i for i, g in enumerate(gs) if g is not None]
+        for i in moving:
+            _check_averages(updates, i, gs[i], nus[i], mus[i])
+        if bias_correction and (i := _first_rested(gs, nus)) is not None:
+            raise ValueError(
+                f"the gradient of {name_of(updates, i)} is None, and bias_correction counts the "
+                "same steps for all parameters: pass zeros, or leave it out by optax.partition."
+            )
+        count: Any = optax.safe_increment(state.count)
+        numbers = _Numbers(decay, complement, eps, count if bias_correction else None)
+        rows = _average_all([(gs[i], nus[i], mus[i]) for i in moving], numbers, form)
+        for i, row in zip(moving, rows, strict=True):
+            gs[i], nus[i], mus[i] = row
+        mu = treedef.unflatten(mus) if centered else None
+        return treedef.unflatten(gs), RmsState(count, treedef.unflatten(nus), mu)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def check_range(name: str, value: object, upper: float = math.inf) -> None:
-    """Raises unless a hyperparameter is a number in [0, upper); arrays are taken on trust."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name}={value!r} is not a number or a JAX scalar.")
-    if not 0 <= value < upper:  # written so that NaN is refused
-        raise ValueError(f"{name}={value!r} is out of range: it must be in [0, {upper}).")
+class _Form(NamedTuple):
+    """The switches: what is another program."""
+
+    centered: bool
+    bias_correction: bool
+    eps_in_sqrt: bool
+    no_eps: bool
+    by_difference: bool | None  # how to average; `None` where the decay is an array
+
+
+class _Numbers(NamedTuple):
+    """The numbers: operands, so that other ones need no other program."""
+
+    decay: Any
+    complement: Any  # 1 - decay; `None` where the decay is an array
+    eps: Any
+    count: Any
+
+
+def _average_all(rows, numbers, form):
+    """Updates all arrays: in somebody's program one by one, else in one call for each device."""
+    if any(map(is_traced, jax.tree.leaves((rows, numbers)))):
+        return [_update_array(*row, numbers, form) for row in rows]
+    by_devices: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_devices.setdefault(_devices(row), []).append(i)
+    if len(by_devices) > 1:  # layers placed by hand; scalars of none of their devices go to each
+        numbers = jax.tree.map(np.asarray, numbers)
+    new = list(rows)
+    for places in by_devices.values():
+        updated = _update_arrays([rows[i] for i in places], numbers, form)
+        for i, row in zip(places, updated, strict=True):
+            new[i] = row
+    return new
+
+
+def _devices(row):
+    committed = (x for x in row if isinstance(x, jax.Array) and x.committed)
+    return next((frozenset(x.sharding.device_set) for x in committed), None)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _update_arrays(rows, numbers, form):
+    return [_update_array(*row, numbers, form) for row in rows]
+
+
+# Compiled for itself, so that in a program arrays of one shape are traced once and not one by one.
+@functools.partial(jax.jit, static_argnames="form")
+def _update_array(g, nu, mu, numbers, form):
+    """The mathematics, for one array."""
+    dtype = nu.dtype
+    g = clamp(g)
+    rho, eps = jnp.asarray(numbers.decay, dtype), jnp.asarray(numbers.eps, dtype)
+    weight = 1 - rho if numbers.complement is None else jnp.asarray(numbers.complement, dtype)
+    by_difference = form.by_difference
+    if form.bias_correction:
+        rho, weight = _bias_corrected(rho, weight, numbers.count)
+        by_difference = None
+    square = rho * _abs_sq(g - mu) if form.centered else _abs_sq(g)
+    nu = _average(weight, nu, square, by_difference)
+    inner = nu if form.no_eps or not form.eps_in_sqrt else nu + eps
+    has_outer = not (form.no_eps or form.eps_in_sqrt)
+    if form.centered:  # the variance of gradients that don't vary is 0
+        # nu needs the old mu. Making the new mu wait for nu, by a test that changes nothing, spares
+        # XLA on CPUs a copy of the old one when the state is donated: 3x faster.
+        mu = jnp.where(jnp.isnan(nu), nu.astype(mu.dtype), _average(weight, mu, g, by_difference))
+        root = _sqrt(inner)
+        return _divide(g, root + eps if has_outer else root), nu, mu
+    # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step within its
+    # bound where squares have underflowed.
+    tiny = float(jnp.finfo(dtype).tiny)
+    root = jnp.sqrt(jnp.maximum(inner, tiny))
+    # The same once more where no eps follows, to keep XLA from the reciprocal root, which is off by
+    # 2 units in the last place.
+    root = root + eps if has_outer else jnp.maximum(root, math.sqrt(tiny))
+    return g / root, nu, mu
+
+
+def _check_averages(updates, i, g, nu, mu):
+    """Raises unless the averages of an array are those of its gradient."""
+    for name, x, is_complex in (("nu", nu, False), ("mu", mu, jnp.iscomplexobj(g))):
+        if x is None:
+            continue
+        dtype = getattr(x, "dtype", np.dtype(object))
+        wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+        if not wide or jnp.iscomplexobj(x) != is_complex or x.shape != np.shape(g):
+            raise ValueError(
+                f"{name} of {name_of(updates, i)} is {describe(x)}, and its gradient {describe(g)}: "
+                "it must have that shape, and be float32 or wider."
+            )
+
+
+def _first_rested(gs, nus):
+    rested = (i for i, (g, nu) in enumerate(zip(gs, nus, strict=True)) if g is None)
+    return next((i for i in rested if jax.tree.leaves(nus[i])), None)
 
 
 def _wide_dtype(p):
     """The dtype to average gradients of p in: float32 or better, complex if p is."""
-    dtype = jax.eval_shape(jnp.asarray, p).dtype
+    dtype = jnp.result_type(p)
     wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
     return dtype if wide else jnp.dtype(jnp.float32)
 
 
-def _decay_and_complement(decay, dtype):
-    """decay and 1 - decay, the difference taken before anything is rounded to dtype."""
-    if isinstance(decay, jax.Array):
-        decay = decay.astype(jnp.promote_types(decay.dtype, dtype))
-    is_array = isinstance(decay, jax.Array | np.ndarray)
-    convert = functools.partial(jnp.asarray, dtype=dtype) if is_array else dtype.type
-    return convert(decay), convert(1 - decay)
-
-
-def _average(weight, old, new):
+def _average(weight, old, new, by_difference):
     """(1 - weight) old + weight new, in the form that is the more exact one for the weight.
 
     1 - weight has the digits of weight only if it is the smaller one; at decay = 0.999 in float32,
     nu would else settle 1e-5 off the average. And the difference cancels where little is kept of a
     large old.
     """
-    by_difference = lambda: old + weight * (new - old)
-    by_sum = lambda: (1 - weight) * old + weight * new
-    if isinstance(weight, jax.Array):
-        return jnp.where(weight < 0.5, by_difference(), by_sum())
-    return by_difference() if weight < 0.5 else by_sum()
+    difference = lambda: old + weight * (new - old)
+    combination = lambda: (1 - weight) * old + weight * new
+    if by_difference is None:
+        return jnp.where(weight < 0.5, difference(), combination())
+    return difference() if by_difference else combination()
 
 
 def _bias_corrected(rho, one_minus_rho, count):
@@ -230,19 +293,12 @@ def _abs_sq(x):
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
 
 
-def _clip(x, limit):
-    if jnp.iscomplexobj(x):
-        return jax.lax.complex(_clip(x.real, limit), _clip(x.imag, limit))
-    limit = jnp.asarray(limit, x.dtype)
-    return jax.lax.clamp(-limit, x, limit)
-
-
-def _is_zero(eps):
-    return isinstance(eps, int | float) and eps == 0
-
-
-def _plus(x, eps):
-    return x if _is_zero(eps) else x + jnp.asarray(eps, x.dtype)
+def clamp(g: Any) -> Any:
+    """A gradient, clamped to where its square is finite. NaN stays."""
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(clamp(g.real), clamp(g.imag))
+    limit = jnp.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 2), g.dtype)
+    return jax.lax.clamp(-limit, g, limit)
 
 
 def _sqrt(x):

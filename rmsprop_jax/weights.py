@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from rmsprop_jax.compiled import is_narrow, widen
+from rmsprop_jax.precision import is_narrow, widen
 from rmsprop_jax.storage import BF16
 from rmsprop_jax.storage.hashing import random_bits
 

@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from rmsprop_jax import dialects
-from rmsprop_jax.compiled import join
 from rmsprop_jax.interop.arrays import Named, as_array, cast_like, check, check_numbers
 from rmsprop_jax.transform import RmsState
 

@@ -1,0 +1,67 @@
+"""What a transformation was made with: a record of the call, kept where it is made.
+
+Optax's transformations are pairs of functions that don't tell what they are. Those of this library
+carry a `Record`, as an attribute of `update`: it lives as long as that function does, and stays
+with it in chains and wrappers. `anatomy` reads it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
+
+import optax
+
+_P = ParamSpec("_P")
+_ATTRIBUTE = "_rmsprop_jax_record"
+
+
+class Record(NamedTuple):
+    """The call that made a transformation.
+
+    Attributes:
+      factory: the function that was called, such as `rmsprop_jax.rmsprop` or `optax.trace`.
+      arguments: all of its arguments by name, defaults included.
+      made: what stands inside: for a dialect its chain, for a chain its parts, for what can't be
+        taken apart nothing.
+    """
+
+    factory: Callable[..., Any]
+    arguments: dict[str, Any]
+    made: tuple[optax.GradientTransformation, ...]
+
+
+def record_of(tx: Any) -> Record | None:
+    """The record that a transformation carries, if it does."""
+    return getattr(getattr(tx, "update", None), _ATTRIBUTE, None)
+
+
+def attach(
+    tx: optax.GradientTransformationExtraArgs, record: Record
+) -> optax.GradientTransformationExtraArgs:
+    """Gives a transformation its record. `update` must be its own, not shared with others."""
+    setattr(tx.update, _ATTRIBUTE, record)
+    return tx
+
+
+def recorded(
+    factory: Callable[_P, optax.GradientTransformation],
+) -> Callable[_P, optax.GradientTransformationExtraArgs]:
+    """Makes what a factory makes carry a record; for factories of Optax too."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        tx = factory(*args, **kwargs)
+        made = () if record_of(tx) is None else (tx,)
+
+        def update(updates, state, params=None, **extra_args):
+            return with_extra.update(updates, state, params, **extra_args)
+
+        with_extra = optax.with_extra_args_support(tx)
+        new = optax.GradientTransformationExtraArgs(tx.init, update)
+        return attach(new, Record(make, dict(bound.arguments), made))
+
+    return make

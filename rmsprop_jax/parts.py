@@ -10,14 +10,48 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_jax.checks import given
+from rmsprop_jax.eager import at_once
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
 from rmsprop_jax.transform import clamp
 
 add_decayed_weights = recorded(optax.add_decayed_weights)
-scale = recorded(optax.scale)
-scale_by_learning_rate = recorded(optax.scale_by_learning_rate)
-trace = recorded(optax.trace)
+
+
+@recorded
+def scale(step_size: Any) -> optax.GradientTransformation:
+    """`optax.scale`, in one call outside of `jit`."""
+    update = lambda updates, state, params=None: (_scale(updates, step_size), state)
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+@at_once
+def _scale(updates, step_size):
+    return optax.scale(step_size).update(updates, optax.EmptyState())[0]
+
+
+@recorded
+def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
+    """`optax.scale_by_learning_rate`, in one call outside of `jit`, but for the schedule."""
+    if callable(learning_rate):
+        return optax.scale_by_learning_rate(learning_rate)
+    return scale(-learning_rate)
+
+
+@recorded
+def trace(decay: Any, nesterov: bool = False) -> optax.GradientTransformation:
+    """`optax.trace`, in one call outside of `jit`."""
+
+    def update(updates, state, params=None):
+        del params
+        return _trace(updates, state, decay, nesterov=nesterov)
+
+    return optax.GradientTransformation(optax.trace(decay, nesterov).init, update)
+
+
+@at_once
+def _trace(updates, state, decay, *, nesterov):
+    return optax.trace(decay, nesterov).update(updates, state)
 
 
 def momentum_trace(momentum: Any) -> optax.GradientTransformation:

@@ -11,7 +11,9 @@ import optax
 from jax.typing import ArrayLike
 
 from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
-from rmsprop_jax.precision import describe, is_none, name_of, public
+from rmsprop_jax.eager import at_once
+from rmsprop_jax.fit import describe, dtype_of, is_complex, is_none, name_of
+from rmsprop_jax.precision import public
 
 
 class RmsState(NamedTuple):
@@ -130,11 +132,13 @@ def scale_by_rms(
 
     def init_fn(params: Any) -> Any:
         count = jnp.zeros([], jnp.int32)
-        nu = jax.tree.map(
-            lambda p: jnp.full_like(p, initial_scale, dtype=jnp.finfo(_wide_dtype(p)).dtype), params
-        )
-        mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_wide_dtype(p)), params)
-        return RmsState(count, nu, mu if centered else None)
+        full = functools.partial(jnp.full_like, fill_value=initial_scale)
+        start = full if given(initial_scale) else jnp.zeros_like  # which is faster
+        nu = jax.tree.map(lambda p: start(p, dtype=_real(_wide_dtype(p))), params)
+        mu = None
+        if centered:
+            mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_wide_dtype(p)), params)
+        return RmsState(count, nu, mu)
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> Any:
         del params
@@ -153,7 +157,7 @@ def scale_by_rms(
             )
         count: Any = optax.safe_increment(state.count)
         numbers = _Numbers(decay, complement, eps, count if bias_correction else None)
-        rows = _average_all([(gs[i], nus[i], mus[i]) for i in moving], numbers, form)
+        rows = _update_arrays([(gs[i], nus[i], mus[i]) for i in moving], numbers, form=form)
         for i, row in zip(moving, rows, strict=True):
             gs[i], nus[i], mus[i] = row
         mu = treedef.unflatten(mus) if centered else None
@@ -181,30 +185,8 @@ class _Numbers(NamedTuple):
     count: Any
 
 
-def _average_all(rows, numbers, form):
-    """Updates all arrays: in somebody's program one by one, else in one call for each device."""
-    if any(map(is_traced, jax.tree.leaves((rows, numbers)))):
-        return [_update_array(*row, numbers, form) for row in rows]
-    by_devices: dict[Any, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_devices.setdefault(_devices(row), []).append(i)
-    if len(by_devices) > 1:  # layers placed by hand; scalars of none of their devices go to each
-        numbers = jax.tree.map(np.asarray, numbers)
-    new = list(rows)
-    for places in by_devices.values():
-        updated = _update_arrays([rows[i] for i in places], numbers, form)
-        for i, row in zip(places, updated, strict=True):
-            new[i] = row
-    return new
-
-
-def _devices(row):
-    committed = (x for x in row if isinstance(x, jax.Array) and x.committed)
-    return next((frozenset(x.sharding.device_set) for x in committed), None)
-
-
-@functools.partial(jax.jit, static_argnames="form")
-def _update_arrays(rows, numbers, form):
+@at_once
+def _update_arrays(rows, numbers, *, form):
     return [_update_array(*row, numbers, form) for row in rows]
 
 
@@ -242,15 +224,15 @@ def _update_array(g, nu, mu, numbers, form):
 
 def _check_averages(updates, i, g, nu, mu):
     """Raises unless the averages of an array are those of its gradient."""
-    for name, x, is_complex in (("nu", nu, False), ("mu", mu, jnp.iscomplexobj(g))):
+    for name, x, kinds in (("nu", nu, "f"), ("mu", mu, "c" if is_complex(dtype_of(g)) else "f")):
         if x is None:
             continue
         dtype = getattr(x, "dtype", np.dtype(object))
-        wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
-        if not wide or jnp.iscomplexobj(x) != is_complex or x.shape != np.shape(g):
+        wide = dtype.itemsize >= (8 if kinds == "c" else 4)
+        if not wide or dtype.kind != kinds or x.shape != np.shape(g):
             raise ValueError(
-                f"{name} of {name_of(updates, i)} is {describe(x)}, and its gradient {describe(g)}: "
-                "it must have that shape, and be float32 or wider."
+                f"{name} of {name_of(updates, i)} is {describe(x)}, and its gradient "
+                f"{describe(g)}: it must have that shape, and be float32 or wider."
             )
 
 
@@ -261,9 +243,18 @@ def _first_rested(gs, nus):
 
 def _wide_dtype(p):
     """The dtype to average gradients of p in: float32 or better, complex if p is."""
-    dtype = jnp.result_type(p)
+    return _wide(dtype_of(p))
+
+
+@functools.cache
+def _wide(dtype):
     wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
     return dtype if wide else jnp.dtype(jnp.float32)
+
+
+@functools.cache
+def _real(dtype):
+    return jnp.finfo(dtype).dtype
 
 
 def _average(weight, old, new, by_difference):

@@ -17,7 +17,7 @@ import optax
 from rmsprop_jax.checks import is_traced
 from rmsprop_jax.fit import check_gradients, describe, dtype_of, find_misfit, is_complex, is_none
 from rmsprop_jax.placement import place_scalars, tie
-from rmsprop_jax.records import Record, attach, record_of, recorded
+from rmsprop_jax.records import Record, attach, record_call, record_of
 
 _P = ParamSpec("_P")
 
@@ -42,11 +42,9 @@ def public(
     Returns:
       A function with the signature of `factory`.
     """
-    make_inside = recorded(factory)
-
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
-        inside = make_inside(*args, **kwargs)
+        inside = record_call(make, factory, *args, **kwargs)
 
         def init(params):
             params = _as_arrays(params)

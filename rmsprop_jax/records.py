@@ -48,20 +48,29 @@ def recorded(
     factory: Callable[_P, optax.GradientTransformation],
 ) -> Callable[_P, optax.GradientTransformationExtraArgs]:
     """Makes what a factory makes carry a record; for factories of Optax too."""
-    signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        tx = factory(*args, **kwargs)
-        made = () if record_of(tx) is None else (tx,)
-
-        def update(updates, state, params=None, **extra_args):
-            return with_extra.update(updates, state, params, **extra_args)
-
-        with_extra = optax.with_extra_args_support(tx)
-        new = optax.GradientTransformationExtraArgs(tx.init, update)
-        return attach(new, Record(make, dict(bound.arguments), made))
+        return record_call(make, factory, *args, **kwargs)
 
     return make
+
+
+def record_call(
+    name: Callable[..., Any],
+    factory: Callable[_P, optax.GradientTransformation],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> optax.GradientTransformationExtraArgs:
+    """Calls a factory; what it makes carries a record of the call, as one of the function `name`."""
+    bound = inspect.signature(factory).bind(*args, **kwargs)
+    bound.apply_defaults()
+    tx = factory(*args, **kwargs)
+    inner = optax.with_extra_args_support(tx)
+
+    def update(updates, state, params=None, **extra_args):
+        return inner.update(updates, state, params, **extra_args)
+
+    new = optax.GradientTransformationExtraArgs(tx.init, update)
+    made = () if record_of(tx) is None else (tx,)
+    return attach(new, Record(name, dict(bound.arguments), made))

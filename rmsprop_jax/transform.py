@@ -196,8 +196,10 @@ def _update_array(g, nu, mu, numbers, form):
     """The mathematics, for one array."""
     dtype = nu.dtype
     g = clamp(g)
-    rho, eps = jnp.asarray(numbers.decay, dtype), jnp.asarray(numbers.eps, dtype)
-    weight = 1 - rho if numbers.complement is None else jnp.asarray(numbers.complement, dtype)
+    decay, complement, eps = numbers.decay, numbers.complement, jnp.asarray(numbers.eps, dtype)
+    if complement is None:
+        complement = 1 - decay.astype(jnp.promote_types(decay.dtype, dtype))
+    rho, weight = jnp.asarray(decay, dtype), jnp.asarray(complement, dtype)
     by_difference = form.by_difference
     if form.bias_correction:
         rho, weight = _bias_corrected(rho, weight, numbers.count)

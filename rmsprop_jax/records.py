@@ -59,6 +59,7 @@ def recorded(
 def record_call(
     name: Callable[..., Any],
     factory: Callable[_P, optax.GradientTransformation],
+    /,
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> optax.GradientTransformationExtraArgs:

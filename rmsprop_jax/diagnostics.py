@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rmsprop_jax.checks import check_range
 from rmsprop_jax.explanation import closure, take_apart
 from rmsprop_jax.precision import widen
 from rmsprop_jax.storage import unpack
-from rmsprop_jax.checks import check_range
 from rmsprop_jax.transform import RmsState
 
 __all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]

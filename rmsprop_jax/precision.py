@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from rmsprop_jax.checks import is_traced
-from rmsprop_jax.fit import check_gradients, describe, dtype_of, find_misfit, is_complex, is_none
+from rmsprop_jax.fit import check_gradients, describe, difference, dtype_of, is_none, kind_of
 from rmsprop_jax.placement import place_scalars, tie
 from rmsprop_jax.records import Record, attach, record_call, record_of
 
@@ -42,6 +42,7 @@ def public(
     Returns:
       A function with the signature of `factory`.
     """
+
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
         inside = record_call(make, factory, *args, **kwargs)
@@ -117,13 +118,13 @@ def _run(inside, updates, state, params):
             return inside.update(widen(updates), state, widen(_as_arrays(params)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # A misfit breaks somewhere in the chain. Only then it is worth to ask what would have fit.
-        like = updates if params is None else params
+        name, like = ("gradients", updates) if params is None else ("params", params)
         try:
             wanted = jax.eval_shape(lambda p: widen(inside.init(_as_arrays(p))), like)
         except Exception:
             raise error from None
-        if misfit := find_misfit(wanted, state):
-            raise ValueError(f"opt_state isn't a state of this optimizer: {misfit}.") from error
+        if misfit := difference(wanted, state):
+            raise ValueError(f"opt_state isn't a state for these {name}: {misfit}.") from error
         raise
 
 
@@ -131,12 +132,14 @@ def _like_gradients(new, gradients):
     """New updates in the dtypes of the gradients."""
 
     def cast(u, g):
-        if u is None or np.shape(u) == np.shape(g):
-            return None if u is None else _cast(u, dtype_of(g))
-        raise ValueError(
-            f"an update came out as {describe(u)} for a gradient that is {describe(g)}: opt_state "
-            "or params are of other shapes."
-        )
+        if u is None:
+            return None
+        if np.shape(u) != np.shape(g) or kind_of(u) != kind_of(g):
+            raise ValueError(
+                f"an update came out as {describe(u)} for a gradient that is {describe(g)}: "
+                "opt_state or params are those of other arrays."
+            )
+        return _cast(u, dtype_of(g))
 
     return jax.tree.map(cast, new, gradients, is_leaf=is_none)
 
@@ -147,8 +150,7 @@ def _like_state(new, old):
     def cast(n, o):
         if n is None:
             return o
-        fits = np.shape(n) == np.shape(o) and not is_narrow(o)
-        if not fits or is_complex(dtype_of(n)) > is_complex(dtype_of(o)):
+        if np.shape(n) != np.shape(o) or is_narrow(o) or kind_of(n) != kind_of(o):
             raise ValueError(
                 f"opt_state has {describe(o)} where the update makes {describe(n)}: it isn't a "
                 "state of this optimizer for these parameters."

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
 from rmsprop_jax.eager import at_once
-from rmsprop_jax.fit import describe, dtype_of, is_complex, is_none, name_of
+from rmsprop_jax.fit import describe, dtype_of, is_none, kind_of, name_of
 from rmsprop_jax.precision import public
 
 
@@ -144,6 +144,8 @@ def scale_by_rms(
         del params
         if (state.mu is not None) != centered:
             raise ValueError(f"mu is {describe(state.mu)} in a state where centered={centered}.")
+        if np.shape(state.count) != () or kind_of(state.count) != "integer":
+            raise ValueError(f"count is {describe(state.count)}, and should be an integer scalar.")
         gs, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         nus = treedef.flatten_up_to(state.nu)
         mus = treedef.flatten_up_to(state.mu) if centered else [None] * len(gs)
@@ -226,7 +228,7 @@ def _update_array(g, nu, mu, numbers, form):
 
 def _check_averages(updates, i, g, nu, mu):
     """Raises unless the averages of an array are those of its gradient."""
-    for name, x, kinds in (("nu", nu, "f"), ("mu", mu, "c" if is_complex(dtype_of(g)) else "f")):
+    for name, x, kinds in (("nu", nu, "f"), ("mu", mu, "c" if kind_of(g) == "complex" else "f")):
         if x is None:
             continue
         dtype = getattr(x, "dtype", np.dtype(object))

@@ -16,15 +16,15 @@ def dtype_of(x: Any) -> Any:
 
 
 def kind_of(x: Any) -> str:
-    """What numbers an array has: `"real"`, `"complex"` or `"integer"`, with booleans among them."""
-    return _kind(dtype_of(x))
+    """What numbers an array has: `"real"`, `"complex"` or any `"other"`; also if it is no array."""
+    return _kind(dtype_of(x)) if isinstance(x, _NUMBERS) else "other"
 
 
 @functools.cache
 def _kind(dtype):
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return "complex"
-    return "real" if jnp.issubdtype(dtype, jnp.floating) else "integer"
+    return "real" if jnp.issubdtype(dtype, jnp.floating) else "other"
 
 
 def describe(x: Any) -> str:
@@ -51,7 +51,7 @@ def check_gradients(updates: Any, params: Any) -> None:
     for i, g in enumerate(gradients):
         if g is None:
             continue
-        if not isinstance(g, _NUMBERS) or kind_of(g) == "integer":
+        if kind_of(g) == "other":
             raise TypeError(
                 f"the gradient of {name_of(updates, i)} is {describe(g)}: gradients must be "
                 "floats. Pass None for what has no gradient."

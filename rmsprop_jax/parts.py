@@ -11,6 +11,7 @@ import optax
 
 from rmsprop_jax.checks import given
 from rmsprop_jax.eager import at_once
+from rmsprop_jax.fit import kind_of
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
 from rmsprop_jax.transform import clamp
@@ -200,7 +201,8 @@ def by_component(inner: optax.GradientTransformation) -> optax.GradientTransform
     """
 
     def pairs(tree):
-        return jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else x, tree)
+        is_pair = lambda x: kind_of(x) == "complex"
+        return jax.tree.map(lambda x: (x.real, x.imag) if is_pair(x) else x, tree)
 
     def join(g, u):
         return jax.lax.complex(*u) if jnp.iscomplexobj(g) else u

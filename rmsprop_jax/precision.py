@@ -102,12 +102,11 @@ def _is_narrow(dtype):
 
 def _as_arrays(params):
     """The parameters, with numbers for PRNG keys, which have neither gradients nor zeros."""
-    return jax.tree.map(lambda p: jnp.zeros(p.shape) if _is_key(dtype_of(p)) else p, params)
+    return jax.tree.map(lambda p: jnp.zeros(p.shape) if _is_key(p) else p, params)
 
 
-@functools.cache
-def _is_key(dtype):
-    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+def _is_key(x):
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _run(inside, updates, state, params):
@@ -119,6 +118,8 @@ def _run(inside, updates, state, params):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # A misfit breaks somewhere in the chain. Only then it is worth to ask what would have fit.
         name, like = ("gradients", updates) if params is None else ("params", params)
+        if params is None and None in jax.tree.leaves(updates, is_leaf=is_none):
+            raise
         try:
             wanted = jax.eval_shape(lambda p: widen(inside.init(_as_arrays(p))), like)
         except Exception:

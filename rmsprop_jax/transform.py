@@ -144,7 +144,7 @@ def scale_by_rms(
         del params
         if (state.mu is not None) != centered:
             raise ValueError(f"mu is {describe(state.mu)} in a state where centered={centered}.")
-        if np.shape(state.count) != () or kind_of(state.count) != "integer":
+        if np.shape(state.count) != () or not jnp.issubdtype(dtype_of(state.count), jnp.integer):
             raise ValueError(f"count is {describe(state.count)}, and should be an integer scalar.")
         gs, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         nus = treedef.flatten_up_to(state.nu)

@@ -16,7 +16,26 @@ from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
 from rmsprop_jax.transform import clamp
 
-add_decayed_weights = recorded(optax.add_decayed_weights)
+# Numbers are operands of the compiled calls below, and the arithmetic is Optax's own.
+
+
+@recorded
+def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, in one call outside of `jit`, but for a schedule or a mask."""
+    if callable(weight_decay) or mask is not None:
+        return optax.add_decayed_weights(weight_decay, mask)
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("weight_decay needs params: call update(updates, state, params).")
+        return _add_decayed_weights(updates, params, weight_decay), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+@at_once
+def _add_decayed_weights(updates, params, weight_decay):
+    return optax.add_decayed_weights(weight_decay).update(updates, optax.EmptyState(), params)[0]
 
 
 @recorded

@@ -180,11 +180,15 @@ def clip_by_torch_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _clip_clamped(clip):
-    """A part of gradients that are clamped first: infinity over infinity would be NaN."""
+    """A part of gradients that are clamped first, so that the norm of all of them is finite.
+
+    Else a single infinity would be divided by an infinite norm, which is NaN.
+    """
 
     def update(updates, state, params=None):
         del params
-        return clip(jax.tree.map(clamp, updates)), state
+        size = sum(jnp.size(g) for g in jax.tree.leaves(updates))
+        return clip(jax.tree.map(lambda g: clamp(g, size), updates)), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

@@ -288,11 +288,12 @@ def _abs_sq(x):
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
 
 
-def clamp(g: Any) -> Any:
-    """A gradient, clamped to where its square is finite. NaN stays."""
+def clamp(g: Any, size: int = 1) -> Any:
+    """A gradient, clamped to where the sum of `size` squares of it is finite. NaN stays."""
     if jnp.iscomplexobj(g):
-        return jax.lax.complex(clamp(g.real), clamp(g.imag))
-    limit = jnp.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 2), g.dtype)
+        return jax.lax.complex(clamp(g.real, size), clamp(g.imag, size))
+    exponent = jnp.finfo(g.dtype).maxexp // 2 - 2 - math.ceil(math.log2(max(size, 1)) / 2)
+    limit = jnp.asarray(2.0**exponent, g.dtype)
     return jax.lax.clamp(-limit, g, limit)
 
 

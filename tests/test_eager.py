@@ -1,4 +1,4 @@
-"""Outside of `jit` Python stays Python: what is the user's runs when it is called, and isn't kept."""
+"""Outside of `jit` Python stays Python: what is the user's runs when called, and isn't kept."""
 
 import functools
 import gc

@@ -263,7 +263,7 @@ def markdown(show: Callable[[str], None] = lambda line: None) -> str:
             "well again, and no other element disturbed, in every dtype of the case. "
             "–: no such option. Frozen: an update of less than a thousandth of what it should be. "
             f"Measured by `benchmarks/torture.py` with jax {jax.__version__} on {device} "
-            f"({platform.machine()}); the cases are in `tests/hostile.py` and `tests/hostile_chains.py`.",
+            f"({platform.machine()}); the cases are in `tests/hostile.py` and `hostile_chains.py`.",
         ]
     )
 

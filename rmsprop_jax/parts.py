@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_jax.checks import given
+from rmsprop_jax.clipping import clip_by_global_norm, clip_by_leaf_norm
 from rmsprop_jax.eager import at_once
 from rmsprop_jax.fit import kind_of
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
-from rmsprop_jax.transform import clamp
 
 # Numbers are operands of the compiled calls below, and the arithmetic is Optax's own.
 
@@ -151,50 +151,6 @@ def clip(value: Any, norm: Any, global_norm: Any) -> optax.GradientTransformatio
         optax.identity() if norm is None else clip_by_leaf_norm(norm),
         optax.identity() if global_norm is None else clip_by_global_norm(global_norm),
     )
-
-
-@recorded
-def clip_by_leaf_norm(max_norm: Any) -> optax.GradientTransformation:
-    """Clips each array to a norm; Optax has this for all arrays together only."""
-    return _clip_clamped(
-        lambda gs: jax.tree.map(lambda g: g * (max_norm / jnp.maximum(_norm(g), max_norm)), gs)
-    )
-
-
-@recorded
-def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm`, of clamped gradients."""
-    clipping = optax.clip_by_global_norm(max_norm)
-    return _clip_clamped(lambda gs: clipping.update(gs, optax.EmptyState())[0])
-
-
-@recorded
-def clip_by_torch_norm(max_norm: float) -> optax.GradientTransformation:
-    """PyTorch's `clip_grad_norm_`, which adds 1e-6 to the norm where Optax's clipping doesn't."""
-
-    def clip(gs):
-        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(gs) + 1e-6))
-        return jax.tree.map(lambda g: g * scale, gs)
-
-    return _clip_clamped(clip)
-
-
-def _clip_clamped(clip):
-    """A part of gradients that are clamped first, so that the norm of all of them is finite.
-
-    Else a single infinity would be divided by an infinite norm, which is NaN.
-    """
-
-    def update(updates, state, params=None):
-        del params
-        size = sum(jnp.size(g) for g in jax.tree.leaves(updates))
-        return clip(jax.tree.map(lambda g: clamp(g, size), updates)), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def _norm(g):
-    return jnp.sqrt(jnp.sum(jnp.real(g) ** 2 + jnp.imag(g) ** 2))  # of any sharding
 
 
 @recorded

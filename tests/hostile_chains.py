@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import rmsprop_jax
-from rmsprop_jax import dialects, parts
+from rmsprop_jax import clipping, dialects
 
 RATES: dict[str, Callable[[Any], Any]] = {
     "constant": lambda count: 0.01 + 0 * count,
@@ -130,7 +130,7 @@ def _front(case: Case) -> optax.GradientTransformation:
     if case.clip is None:
         return optax.identity()
     kind, limit = case.clip
-    return parts.clip_by_global_norm(limit) if kind == "norm" else optax.clip(limit)
+    return clipping.clip_by_global_norm(limit) if kind == "norm" else optax.clip(limit)
 
 
 def _keras_clipping(case: Case) -> dict[str, float]:

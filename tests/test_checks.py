@@ -69,7 +69,7 @@ def test_what_float32_cannot_hold():
             rmsprop(**{argument: 1e39})
     for narrow in (np.float16(0.999), jnp.bfloat16(0.999), jnp.float16(0.5)):
         with pytest.raises(
-            ValueError, match="^decay is held in .*float16, which rounds 0.999 to 1"
+            ValueError, match=r"^decay is held in .*float16, which rounds 0\.999 to 1"
         ):
             scale_by_rms(narrow)
 

@@ -1,4 +1,4 @@
-"""What Optax lacks for the chains, alone and in front of the average."""
+"""Clipping, alone and in front of the average."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_jax import dialects, parts, recipes
+from rmsprop_jax import clipping, dialects, recipes
 
 NORMS = {
-    "leaf": parts.clip_by_leaf_norm,
-    "global": parts.clip_by_global_norm,
-    "torch": parts.clip_by_torch_norm,
+    "leaf": clipping.clip_by_leaf_norm,
+    "global": clipping.clip_by_global_norm,
+    "torch": clipping.clip_by_torch_norm,
 }
 
 

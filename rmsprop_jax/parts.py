@@ -12,7 +12,7 @@ import optax
 from rmsprop_jax.checks import given
 from rmsprop_jax.clipping import clip_by_global_norm, clip_by_leaf_norm
 from rmsprop_jax.eager import at_once
-from rmsprop_jax.fit import kind_of
+from rmsprop_jax.fit import is_none, kind_of
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
 
@@ -28,7 +28,11 @@ def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTr
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("weight_decay needs params: call update(updates, state, params).")
-        return _add_decayed_weights(updates, params, weight_decay), state
+        # Where there is no gradient, a parameter may be anything.
+        needed = jax.tree.map(
+            lambda g, p: None if g is None else p, updates, params, is_leaf=is_none
+        )
+        return _add_decayed_weights(updates, needed, weight_decay), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 
@@ -53,9 +57,20 @@ def _scale(updates, step_size):
 @recorded
 def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in one call outside of `jit`, but for the schedule."""
-    if callable(learning_rate):
-        return optax.scale_by_learning_rate(learning_rate)
-    return scale(-learning_rate)
+    if not callable(learning_rate):
+        return scale(-learning_rate)
+
+    def update(updates, state, params=None):
+        del params
+        return _scale_by_schedule(updates, state, -learning_rate(state.count))
+
+    init = optax.scale_by_schedule(learning_rate).init
+    return optax.GradientTransformation(init, update)
+
+
+@at_once
+def _scale_by_schedule(updates, state, step_size):
+    return optax.scale_by_schedule(lambda count: step_size).update(updates, state)
 
 
 @recorded

@@ -291,19 +291,10 @@ def adam():
     return optax.chain(optax.clip(1.0), optax.adam(0.1))
 
 
-def scaled_in_part():
-    return optax.chain(rmsprop(0.1), optax.masked(optax.scale(0.5), {"dense": True, "out": False}))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [(adam, "these parts: clip, scale_by_adam, scale"), (scaled_in_part, "each part an RMSProp")],
-    ids=["adam", "scaled in part"],
-)
-def test_transformations_that_are_refused(make, message):
-    tx = make()
+def test_no_rmsprop():
+    tx = adam()
     for function in diagnostics.learning_rate, diagnostics.report:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="these parts: clip, scale_by_adam, scale"):
             function(tx, tx.init(PARAMS))
 
 
@@ -313,7 +304,7 @@ def test_transformations_that_are_refused(make, message):
         (lambda: rmsprop(0.1), (), r"a tuple of 2 states it has \[\]"),
         (lambda: rmsprop(0.1), optax.EmptyState(), "a tuple of 2 states it has EmptyState"),
         (lambda: scale_by_rms(), (1.0, 2.0), r"an RmsState it has \['float', 'float'\]"),
-        (lambda: optax.masked(rmsprop(0.1), True), (), "'tuple' object has no"),
+        (lambda: optax.masked(rmsprop(0.1), True), (), r"the state of masked it has \[\]"),
     ],
     ids=["shorter", "no chain", "no RmsState", "no wrapper"],
 )

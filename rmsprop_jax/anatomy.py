@@ -87,7 +87,6 @@ _IN_OPTAX = {
 
 # Wrappers by the field of their state that is that of what they wrap; "" if it is the same.
 _INNER_STATE: dict[Any, str] = {
-    optax.with_extra_args_support: "",
     optax.flatten: "",
     parts.by_component: "",
     parts.cautious: "",
@@ -146,7 +145,7 @@ PASSING = {
 
 def _take_apart(tx: Any, state: Any, above: tuple[Any, ...]) -> Part:
     update = _bare(tx.update)
-    identity = getattr(update, "__self__", update)
+    identity = _owner(update)
     if any(identity is x for x in above):  # it holds itself
         return Part(_name(update), None, {}, {}, state)
     record = record_of(optax.GradientTransformation(tx.init, update))
@@ -159,14 +158,15 @@ def _take_apart(tx: Any, state: Any, above: tuple[Any, ...]) -> Part:
     else:
         factory = _IN_OPTAX.get(_origin(update))
         arguments, inside = _closure(factory, _bare(tx.init), update, state)
+        if factory is optax.with_extra_args_support and inside:
+            return _take_apart(*inside.values(), state, above)
     name = _name(update) if factory is None else factory.__name__
     is_call = record is not None and bool(record.made) and factory not in CHAINS
     children = {}
     for key, inner in inside.items():
         inner_state = state if is_call else _inner_state(name, factory, inside, key, state)
         children[key] = _take_apart(inner, inner_state, (*above, identity))
-    in_turn = is_call or factory in CHAINS or factory is optax.with_extra_args_support
-    return Part(name, factory, arguments, children, state, in_turn)
+    return Part(name, factory, arguments, children, state, is_call or factory in CHAINS)
 
 
 def _closure(
@@ -343,9 +343,21 @@ def _has_record(function: Any) -> bool:
     return record_of(optax.GradientTransformation(optax.init_empty_state, function)) is not None
 
 
+def _owner(function: Any) -> Any:
+    """What a function is part of: the object for a method, which is a new one at each look."""
+    return function.__self__ if inspect.ismethod(function) else function
+
+
+def _attributes(x: Any) -> dict[str, Any]:
+    try:
+        return dict(vars(x))
+    except TypeError:  # it has none
+        return {}
+
+
 def _origin(function: Any) -> tuple[str, str]:
     """Module and function or class that a function was made in, by its code: this can't be set."""
-    function = getattr(function, "__func__", function)
+    function = function.__func__ if inspect.ismethod(function) else function
     if not isinstance(function, types.FunctionType):
         return "", ""
     return function.__globals__.get("__name__", ""), function.__code__.co_qualname.split(".")[0]
@@ -355,7 +367,7 @@ def _name(function: Any) -> str:
     """The name of the function or class that made a function, as far as there is one."""
     if isinstance(function, functools.partial):
         return _name(function.func)
-    function = getattr(function, "__func__", function)
+    function = function.__func__ if inspect.ismethod(function) else function
     if not isinstance(function, types.FunctionType):
         return type(function).__name__
     *outer, last = function.__code__.co_qualname.split(".<locals>.")
@@ -371,9 +383,8 @@ def _memory(function: Any) -> dict[str, Any]:
     if inspect.ismethod(function):
         return {**_memory(function.__func__), **_memory(function.__self__)}
     if not isinstance(function, types.FunctionType):
-        if callable(getattr(function, "_asdict", None)):
-            return dict(zip(function._fields, function, strict=True))
-        return dict(getattr(function, "__dict__", None) or {})
+        fields = getattr(type(function), "_fields", None)
+        return dict(zip(fields, function, strict=True)) if fields else _attributes(function)
     names, code = function.__globals__, function.__code__
     memory = {n: names[n] for n in code.co_names if n in names and is_transformation(names[n])}
     memory |= function.__kwdefaults__ or {}
@@ -425,7 +436,7 @@ def _is_same(left: Any, right: Any) -> bool:
         update = _bare(tx.update)
         while _IN_OPTAX.get(_origin(update)) is optax.with_extra_args_support:
             update = _bare(next(filter(is_transformation, _memory(update).values())).update)
-        return getattr(update, "__self__", update)
+        return _owner(update)
 
     return core(left) is core(right)
 

@@ -7,6 +7,7 @@ with it in chains and wrappers. `anatomy` reads it.
 
 import functools
 import inspect
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
@@ -35,6 +36,8 @@ class Record(NamedTuple):
 def record_of(tx: Any) -> Record | None:
     """The record that a transformation carries, if it does."""
     update = getattr(tx, "update", None)
+    if not isinstance(update, types.FunctionType):
+        return None
     # A user's wrapper that says functools.wraps(update) has the attribute too, and isn't the owner.
     owner, record = getattr(update, _ATTRIBUTE, (lambda: None, None))
     return record if owner() is update else None
@@ -63,6 +66,7 @@ def recorded(
 def record_call(
     name: Callable[..., Any],
     factory: Callable[_P, optax.GradientTransformation],
+    /,
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> optax.GradientTransformationExtraArgs:

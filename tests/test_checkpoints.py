@@ -151,7 +151,8 @@ def test_every_option_into_every_other():
     params = {"w": jnp.ones((2, 3))}
     for before, after in itertools.product(CHOICES, CHOICES):
         old = filled(make(before), params)
-        new = restore(make(after), flax.serialization.to_state_dict(old), params)
+        saved = flax.serialization.to_state_dict(old)
+        new = restore(make(after), saved, params, saved_by=make(before))
         assert jax.tree.structure(new) == jax.tree.structure(make(after).init(params))
         nu, mu, trace = (find(old, name) for name in ("nu", "mu", "trace"))
         new_nu, new_mu, new_trace = (find(new, name) for name in ("nu", "mu", "trace"))
@@ -184,9 +185,11 @@ def test_learning_rate_changes_sides():
         there, _ = go_on(first, params, first.init(params), grads)
         half, state = go_on(first, params, first.init(params), grads[:3])
         for saved in (state, flax.serialization.to_state_dict(state)):
+            with pytest.raises(ValueError, match="pass saved_by"):
+                restore(then, saved, params, learning_rate=0.1)
             with pytest.raises(ValueError, match="pass the learning_rate"):
-                restore(then, saved, params)
-            moved = restore(then, saved, params, learning_rate=0.1)
+                restore(then, saved, params, saved_by=first)
+            moved = restore(then, saved, params, saved_by=first, learning_rate=0.1)
             np.testing.assert_allclose(go_on(then, half, moved, grads[3:])[0], there, 1e-6)
     # Without a trace there is nothing to convert.
     restore(dialects.keras(0.1), dialects.pytorch().init(params), params)
@@ -196,8 +199,9 @@ def test_learning_rate_changes_sides():
 def test_another_dialect():
     """The state moves from one dialect to another, wherever it is in the chain."""
     options = {"momentum": 0.9, "centered": True}
-    old = filled(dialects.tensorflow1(0.1, **options))
-    new = restore(dialects.keras(0.1, **options), old, PARAMS)
+    there = dialects.tensorflow1(0.1, **options)
+    old = filled(there)
+    new = restore(dialects.keras(0.1, **options), old, PARAMS, saved_by=there)
     np.testing.assert_array_equal(*(jax.tree.leaves(find(s, "trace"))[0] for s in (old, new)))
     np.testing.assert_array_equal(*(jax.tree.leaves(find(s, "nu"))[0] for s in (old, new)))
 

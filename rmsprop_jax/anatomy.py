@@ -10,7 +10,7 @@ import functools
 import inspect
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -145,9 +145,7 @@ PASSING = {
 
 def _take_apart(tx: Any, state: Any, above: tuple[Any, ...]) -> Part:
     update = _bare(tx.update)
-    identity = _owner(update)
-    if any(identity is x for x in above):  # it holds itself
-        return Part(_name(update), None, {}, {}, state)
+    above = (*above, _owner(update))
     record = record_of(optax.GradientTransformation(tx.init, update))
     if record is not None and record.factory is precision.public:
         return _take_apart(record.made[0], state, above)
@@ -158,14 +156,17 @@ def _take_apart(tx: Any, state: Any, above: tuple[Any, ...]) -> Part:
     else:
         factory = _IN_OPTAX.get(_origin(update))
         arguments, inside = _closure(factory, _bare(tx.init), update, state)
+        factory = factory if _required(factory) <= arguments.keys() else None
         if factory is optax.with_extra_args_support and inside:
-            return _take_apart(*inside.values(), state, above)
+            return _take_apart(next(iter(inside.values())), state, above)
     name = _name(update) if factory is None else factory.__name__
     is_call = record is not None and bool(record.made) and factory not in CHAINS
     children = {}
     for key, inner in inside.items():
+        if any(_owner(_bare(inner.update)) is x for x in above):  # it holds itself
+            continue
         inner_state = state if is_call else _inner_state(name, factory, inside, key, state)
-        children[key] = _take_apart(inner, inner_state, (*above, identity))
+        children[key] = _take_apart(inner, inner_state, above)
     return Part(name, factory, arguments, children, state, is_call or factory in CHAINS)
 
 
@@ -176,7 +177,7 @@ def _closure(
     before, memory = _memory(init), _memory(update)
     inside = _pairs(before, memory) or _transformations(memory)
     if factory is None:
-        return memory, inside or _deep(memory, []) or _deep(before, [])
+        return memory, inside or _transformations({**memory, **before}, deep=True)
     memory = {**before, **memory}
     parameters = inspect.signature(factory).parameters
     named = {name.lstrip("_"): x for name, x in memory.items()}
@@ -184,6 +185,15 @@ def _closure(
     if factory is optax.inject_hyperparams and "inner_factory" in arguments:
         inside = _injected(arguments["inner_factory"], memory, state)
     return arguments, inside
+
+
+def _required(factory: Any) -> set[str]:
+    """The arguments that a call must have had, without which nothing is known about a part."""
+    if factory is None:
+        return set()
+    parameters = inspect.signature(factory).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name for p in named if p.default is p.empty}
 
 
 def _inner_state(name: str, factory: Any, inside: dict[Any, Any], key: Any, state: Any) -> Any:
@@ -233,12 +243,14 @@ def find_traces(whole: Part) -> list[Trace]:
     for route in _routes(whole):
         start = 0  # behind the last average
         for i, part in enumerate(route):
-            if part.factory is scale_by_rms:
+            if part.factory in (scale_by_rms, optax.scale_by_rms, optax.scale_by_stddev):
                 start = i + 1
             if part.factory in (parts.trace, optax.trace):
                 _, sides = found.setdefault(id(part), (part.state, set()))
                 sides.add(_side(route[start:i], route[i + 1 :]))
-    return [Trace(state, sides.pop() if len(sides) == 1 else None) for state, sides in found.values()]
+    return [
+        Trace(state, sides.pop() if len(sides) == 1 else None) for state, sides in found.values()
+    ]
 
 
 def _side(before: list[Part], after: list[Part]) -> str | None:
@@ -410,22 +422,30 @@ def _pairs(before: dict[str, Any], after: dict[str, Any]) -> dict[int, Any]:
     return {}
 
 
-def _transformations(memory: dict[str, Any]) -> dict[Any, Any]:
-    """All transformations among what is remembered, each once, in containers too."""
+def _transformations(memory: dict[str, Any], deep: bool = False) -> dict[Any, Any]:
+    """All transformations among what is remembered, each once; deep: in functions in turn."""
     found: dict[Any, Any] = {}
-    for name, x in memory.items():
-        if is_transformation(x):
-            items = {name: x}
-        elif isinstance(x, dict):
-            items = x
-        elif isinstance(x, list | tuple):
-            is_pair = lambda y: type(y) is tuple and len(y) == 2 and isinstance(y[0], str)
-            items = dict(y if is_pair(y) else (f"{name}[{i}]", y) for i, y in enumerate(x))
-        else:
-            continue
-        for key, y in items.items():
-            if is_transformation(y) and not any(_is_same(y, z) for z in found.values()):
-                found[key if key not in found else f"{name}[{key!r}]"] = y
+    seen: list[Any] = []
+
+    def search(owner: str, items: Iterable[tuple[Any, Any]]) -> None:
+        for key, x in items:
+            if is_transformation(x):
+                if not any(_is_same(x, y) for y in found.values()):
+                    found[key if key not in found else f"{owner}[{key!r}]"] = x
+            elif any(x is y for y in seen):
+                continue
+            elif isinstance(x, dict):
+                seen.append(x)
+                search(key, x.items())
+            elif isinstance(x, list | tuple) and len(x) < 1000:
+                seen.append(x)
+                is_pair = lambda y: type(y) is tuple and len(y) == 2 and isinstance(y[0], str)
+                search(key, (y if is_pair(y) else (f"{key}[{i}]", y) for i, y in enumerate(x)))
+            elif deep and callable(x) and not isinstance(x, type):
+                seen.append(x)
+                search(key, ((key, y) for y in _memory(_bare(x)).values()))
+
+    search("", memory.items())
     return found
 
 
@@ -439,17 +459,3 @@ def _is_same(left: Any, right: Any) -> bool:
         return _owner(update)
 
     return core(left) is core(right)
-
-
-def _deep(memory: dict[str, Any], seen: list[Any]) -> dict[Any, Any]:
-    """The transformations that functions among what is remembered hold on to in turn."""
-    found: dict[Any, Any] = {}
-    for name, x in memory.items():
-        if not callable(x) or isinstance(x, type) or any(x is y for y in seen):
-            continue
-        seen.append(x)
-        inner = _memory(_bare(x))
-        for tx in (_transformations(inner) or _deep(inner, seen)).values():
-            if not any(_is_same(tx, y) for y in found.values()):
-                found[name if name not in found else f"{name} {len(found)}"] = tx
-    return found

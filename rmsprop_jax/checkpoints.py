@@ -76,12 +76,24 @@ def restore(
       https://flax.readthedocs.io/en/stable/api_reference/flax.serialization.html
     """
     template = tx.init(params)
+    saved = _name_fields(saved, template)
     mine = _entries(template)
-    theirs = _entries(_name_fields(saved, template), names=_names(mine))
+    theirs = _entries(saved, names=_names(mine))
     want, have = _arrays(mine), _arrays(theirs)
     _check_options(have, want)
     arrays.check_numbers(have, [key for key in have if _part(key) == "nu"])
-    factors = _trace_factors(tx, template, mine, theirs, saved_by, params, learning_rate)
+    factors: dict[str, float] = {}
+    if any(_part(key) == "trace" for key in want.keys() & have.keys()):
+        if saved_by is not None:
+            origin = saved_by.init(params)
+            sides = _sides(tx, template, mine), _sides(saved_by, origin, _entries(origin))
+            factors = _trace_factors(*sides, [key for key in want if key in have], learning_rate)
+        elif not _are_in_place(saved, theirs, template, mine):
+            raise ValueError(
+                "saved has its accumulators in other places than a state of tx, so that the "
+                "learning rate may have been on the other side of the momentum: pass saved_by, the "
+                "optimizer that the state was saved from."
+            )
 
     def value(key, old):
         mu_key = key.replace("nu", "mu", 1)
@@ -92,7 +104,10 @@ def restore(
             return states.second_moment(have[key], have[mu_key])
         if key in factors:
             return factors[key] * have[key]
-        return have.get(key, have[_COUNT] if _part(key) == "count" else old)
+        if key not in have and _part(key) == "count":
+            arrays.check(have, {**have, _COUNT: old})
+            return have[_COUNT]
+        return have.get(key, old)
 
     return _fill(mine, template, value)
 
@@ -129,6 +144,10 @@ def _part(key: str) -> str:
     return "count" if key == _COUNT or words[-1] == "count" else ""
 
 
+def _words(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
 def _names(entries: list[Any]) -> set[str]:
     """The names of the parameters that accumulators are of."""
     keys = (key for key, _, _ in entries if _part(key) in states.ACCUMULATORS)
@@ -149,20 +168,17 @@ def _entries(
         if has_nu(x) and not re.fullmatch(kinds, type(x).__name__):
             raise ValueError(f"{type(x).__name__} is the state of another optimizer.")
 
-    words_of = lambda path: jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-
     def depth(path, words):
         for i, key in enumerate(path):
             if isinstance(key, jax.tree_util.GetAttrKey) and key.name in states.ACCUMULATORS:
-                return len(words_of(path[:i])) if i else 0
-        found = [i for i, word in enumerate(words) if word in states.ACCUMULATORS]
-        known = [i for i in found if "/".join(words[i + 1 :]) in names]
-        return next(iter(known or found), None)
+                return len(_words(path[:i])) if i else 0
+        places = (i for i, word in enumerate(words) if word in states.ACCUMULATORS)
+        return next((i for i in places if "/".join(words[i + 1 :]) in names), None)
 
     paths = []
     for path, x in jax.tree.leaves_with_path(tree):
         # Flax NNX keeps an array in the field "value" of a variable, and saves it without.
-        words = words_of(path)
+        words = _words(path)
         words = words[:-1] if len(words) > 1 and words[-1] == "value" else words
         paths.append((words, depth(path, words), x))
     averages = [words[:at] for words, at, _ in paths if at is not None and words[at] == "nu"]
@@ -221,34 +237,37 @@ def _check_options(have: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> 
     arrays.check(have, want)
 
 
+def _are_in_place(saved: Any, theirs: list[Any], template: Any, mine: list[Any]) -> bool:
+    """Whether accumulators of two states lie in the same places, in chains of the same length."""
+    places, others = ({key: place for key, place, _ in x} for x in (mine, theirs))
+    both = [key for key in places.keys() & others.keys() if _part(key) in states.ACCUMULATORS]
+    is_empty = lambda x: x is None or (isinstance(x, tuple | list | dict) and not x)
+
+    def members(tree, place):
+        paths = [_words(path) for path, _ in jax.tree.leaves_with_path(tree, is_leaf=is_empty)]
+        return {p[len(place)] for p in paths if p[: len(place)] == place and len(p) > len(place)}
+
+    chains = {tuple(places[key][:-1]): places[key][:-1] for key in both}.values()
+    return all(places[key] == others[key] for key in both) and all(
+        members(saved, chain) <= members(template, chain) for chain in chains
+    )
+
+
 def _trace_factors(
-    tx: Any, template: Any, mine: Any, theirs: Any, saved_by: Any, params: Any, rate: float | None
+    now: dict[str, str | None], before: dict[str, str | None], keys: list[str], rate: float | None
 ) -> dict[str, float]:
     """What a saved trace is multiplied by, where the learning rate changes its side."""
-    places, saved_places = ({key: place for key, place, _ in x} for x in (mine, theirs))
-    both = [key for key in places if key in saved_places and _part(key) in states.ACCUMULATORS]
-    traces = [key for key in both if _part(key) == "trace"]
-    if not traces:
-        return {}
-    if saved_by is None:
-        if all(places[key] == saved_places[key] for key in both):
-            return {}
-        raise ValueError(
-            "saved has its accumulators in other places than a state of tx, so that the learning "
-            "rate may have been on the other side of the momentum: pass saved_by, the optimizer "
-            "that the state was saved from."
-        )
-    origin = saved_by.init(params)
-    now, before = _sides(tx, template, mine), _sides(saved_by, origin, _entries(origin))
     factors = {}
-    for key in traces:
+    for key in keys:
+        if _part(key) != "trace":
+            continue
         if key not in before:
             raise ValueError(f"saved_by has no {key}, which saved has: it wasn't saved by that.")
         if now[key] is None or before[key] is None:
-            which = "tx" if now[key] is None else "saved_by"
             raise ValueError(
-                f"{which} has a part before or after its momentum that isn't known here, so that "
-                "it can't be told whether the learning rate is in the trace."
+                f"{'tx' if now[key] is None else 'saved_by'} has a part beside its momentum that "
+                "isn't known here, or scales on both sides of it, so that it can't be told whether "
+                "the learning rate is in the trace."
             )
         if now[key] == before[key]:
             continue

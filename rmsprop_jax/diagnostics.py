@@ -210,9 +210,9 @@ class _Rms(NamedTuple):
     def times(self, factor: Any) -> "_Rms":
         return self._replace(factor=self.factor * factor)
 
-    def of(self, is_chosen: Callable[[Any], bool]) -> "_Rms":
-        """The same for the parameters whose paths are chosen."""
-        choose = lambda path, x: x if is_chosen(path) else optax.MaskedNode()
+    def of(self, mask: Callable[[Any], bool], value: bool = True) -> "_Rms":
+        """The same for the parameters for whose paths a mask has a value."""
+        choose = lambda path, x: x if mask(path) is value else optax.MaskedNode()
         nu, mu = (jax.tree.map_with_path(choose, tree) for tree in (self.nu, self.mu))
         return self._replace(nu=nu, mu=mu)
 
@@ -239,7 +239,7 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
         if not isinstance(state, RmsState):
             raise mismatch("an RmsState", state)
         return [*found, _Rms(arguments, state.nu, state.mu)]
-    if not has_rms and not found or factory in NOT_SCALING:
+    if not (has_rms or found) or factory in NOT_SCALING:
         return found
     if factory in _FACTORS:
         factor = _FACTORS[factory](part)
@@ -247,7 +247,8 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
     if factory is store:
         inside = take_apart(arguments["tx"], unpack(state, **arguments["formats"]))
         return _follow(inside, found)
-    if part.in_turn or factory in PASSING and not (found and factory is optax.MultiSteps):
+    passing = factory in PASSING and not (found and factory is optax.MultiSteps)
+    if part.in_turn or passing:
         for child in part.children.values():
             found = _follow(child, found)
         return found
@@ -257,9 +258,10 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
         for label, child in part.children.items():
             found = _follow_masked(child, found, arguments["param_labels"], label)
         return found
-    is_mask = factory is optax.conditionally_mask
-    if is_mask or factory is optax.conditionally_transform and not has_rms:
-        return _follow_conditional(part, found, 0.0 if is_mask else 1.0)
+    if factory is optax.conditionally_mask:
+        return _follow_conditional(part, found, 0.0)
+    if factory is optax.conditionally_transform and not has_rms:
+        return _follow_conditional(part, found, 1.0)
     raise ValueError(
         f"What {part.name} does to the updates of an RMSProp can't be told here, so neither can a "
         "learning rate: pass the RMSProp alone, with its own part of the state."
@@ -269,24 +271,24 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
 def _follow_masked(part: Part, found: list[_Rms], tree: Any, value: Any) -> list[_Rms]:
     """The same for a part that acts where a mask, or a tree of labels, has a value."""
 
-    def chosen(rms):
+    def chosen(rms: _Rms) -> Callable[[Any], bool]:
         leaves = jax.tree.leaves(tree)
         is_function = callable(tree) and (not leaves or all(map(callable, leaves)))
         known = jax.tree.leaves_with_path(tree(rms.nu) if is_function else tree)
         return lambda path: any(bool(x == value) for p, x in known if path[: len(p)] == p)
 
-    inside = [rms.of(chosen(rms)) for rms in found]
+    masks = [chosen(rms) for rms in found]
+    inside = [rms.of(mask) for rms, mask in zip(found, masks, strict=True)]
     after = _follow(part, inside)
     if all(x.factor is y.factor for x, y in zip(inside, after, strict=False)):
         return found + after[len(found) :]
-    outside = [rms.of(lambda path, c=chosen(rms): not c(path)) for rms in found]
-    return after + outside
+    return after + [rms.of(mask, False) for rms, mask in zip(found, masks, strict=True)]
 
 
 def _follow_conditional(part: Part, found: list[_Rms], otherwise: float) -> list[_Rms]:
     """The same for a part that acted or not, at the step before the one that the state counts."""
     condition = part.arguments["should_transform_fn"]
-    if part.arguments["forward_extra_args"]:
+    if part.arguments.get("forward_extra_args", True):
         raise ValueError(f"{part.name} depends on more than its state: there is no learning rate.")
     acted = condition(jnp.maximum(part.state.step - 1, 0))
     inner = part.children["inner"]
@@ -308,7 +310,7 @@ def _count(part: Part) -> Any:
 
 
 def _learning_rate(part: Part) -> Any:
-    rate = part.arguments["learning_rate"]
+    rate: Any = part.arguments["learning_rate"]
     return -(rate(_count(part)) if callable(rate) else rate)
 
 

@@ -56,7 +56,24 @@ def explain(tx: optax.GradientTransformation) -> str:
     return "\n".join([*before, "# every update", "u = g", *update, "p = p + u"])
 
 
-_TAKEN = "t p g u rho against abs all clip isfinite maximum mean minimum norm sqrt zeros_like".split()
+_TAKEN = [
+    "t",
+    "p",
+    "g",
+    "u",
+    "rho",
+    "against",
+    "abs",
+    "all",
+    "clip",
+    "isfinite",
+    "maximum",
+    "mean",
+    "minimum",
+    "norm",
+    "sqrt",
+    "zeros_like",
+]
 
 
 class _Text:

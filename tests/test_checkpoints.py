@@ -206,6 +206,47 @@ def test_another_dialect():
     np.testing.assert_array_equal(*(jax.tree.leaves(find(s, "nu"))[0] for s in (old, new)))
 
 
+def test_the_side_of_the_learning_rate_is_never_guessed():
+    clip = optax.clip_by_block_rms(1e6)
+    by_hand = optax.chain(scale_by_rms(), clip, optax.trace(0.9), optax.scale_by_learning_rate(0.1))
+    params = jnp.ones(3)
+    saved = filled(by_hand, params)
+    outside, inside = rmsprop(0.1, momentum=0.9), dialects.graves(0.1, momentum=0.9)
+    for tx in outside, inside:  # the second has its trace in the same place as by_hand
+        for state in saved, flax.serialization.to_state_dict(saved):
+            with pytest.raises(ValueError, match="pass saved_by"):
+                restore(tx, state, params, learning_rate=0.1)
+    new = restore(outside, saved, params, saved_by=by_hand, learning_rate=0.1)
+    np.testing.assert_array_equal(new[1].trace, saved[2].trace)
+    unknown = optax.GradientTransformation(optax.init_empty_state, lambda u, s, p=None: (u, s))
+    before = optax.chain(scale_by_rms(), unknown, optax.trace(0.9), optax.scale(-0.1))
+    with pytest.raises(
+        ValueError, match="saved_by has a part beside its momentum that isn't known"
+    ):
+        restore(outside, filled(before, params), params, saved_by=before, learning_rate=0.1)
+    with pytest.raises(ValueError, match="saved_by has no trace"):
+        restore(inside, filled(outside, params), params, saved_by=rmsprop(0.1))
+
+
+@pytest.mark.parametrize("word", ["nu", "mu", "trace", "count"])
+def test_labels_and_parameters_that_are_called_as_accumulators(word, tmp_path):
+    def partition(**options):
+        return optax.partition(
+            {word: rmsprop(0.1, **options), "rest": rmsprop(0.1)},
+            {word: {word: word, "w": "rest"}, "w": {"nu": word}},
+        )
+
+    params = {word: {word: jnp.ones(2), "w": jnp.ones(3)}, "w": {"nu": jnp.ones(4)}}
+    old = filled(partition(), params)
+    for way in WAYS.values():
+        assert_same(old, restore(partition(), way(old, tmp_path), params))
+        other = partition(centered=True, momentum=0.9)
+        new = restore(other, WAYS["flax state dict"](old, tmp_path), params)
+        assert jax.tree.structure(new) == jax.tree.structure(other.init(params))
+        kept = new.inner_states[word].inner_state[0].nu
+        jax.tree.map(np.testing.assert_array_equal, kept, old.inner_states[word].inner_state[0].nu)
+
+
 def test_shardings_of_the_parameters():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("x"))

@@ -129,10 +129,24 @@ def partial_of(tx):
     return optax.GradientTransformation(tx.init, functools.partial(tx.update))
 
 
-NAMES = (
-    "scale clip chain named_chain masked store partition trace rmsprop scale_by_rms public "
-    "with_extra_args_support inject_hyperparams scale_by_schedule MultiSteps identity"
-).split()
+NAMES = [
+    "scale",
+    "clip",
+    "chain",
+    "named_chain",
+    "masked",
+    "store",
+    "partition",
+    "trace",
+    "rmsprop",
+    "scale_by_rms",
+    "public",
+    "with_extra_args_support",
+    "inject_hyperparams",
+    "scale_by_schedule",
+    "MultiSteps",
+    "identity",
+]
 EMPTY = lambda params: optax.EmptyState()
 LABELS = {"a": "x", "b": "y"}
 
@@ -245,17 +259,14 @@ OPAQUE = {  # some part of them isn't known, or more than a part by part account
     "a partial of a function": lambda: optax.chain(
         rmsprop(0.5), optax.GradientTransformation(EMPTY, functools.partial(halve, factor=0.25))
     ),
-    "an object": lambda: optax.chain(
-        rmsprop(0.5), optax.GradientTransformation(EMPTY, Callable())
-    ),
+    "an object": lambda: optax.chain(rmsprop(0.5), optax.GradientTransformation(EMPTY, Callable())),
     "a lambda": lambda: optax.chain(rmsprop(0.5), stateless(lambda u: 0.5 * u)),
     "around itself": lambda: optax.chain(rmsprop(0.5), around_itself()),
     "wraps": lambda: wrapped_by_hand(rmsprop(0.5)),
     "wraps optax.scale": lambda: optax.chain(rmsprop(0.5), wrapped_by_hand(optax.scale(0.5))),
     "a wrapper that is an object": lambda: Halved(rmsprop(0.5), optax.clip(50.0)),
     **{
-        f"called {name}": lambda name=name: optax.chain(rmsprop(0.5), named(name))
-        for name in NAMES
+        f"called {name}": lambda name=name: optax.chain(rmsprop(0.5), named(name)) for name in NAMES
     },
     **{
         f"around, called {name}": lambda name=name: named(name, rmsprop(0.5))

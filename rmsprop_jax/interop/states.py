@@ -255,8 +255,8 @@ def _is_masked(x: Any) -> bool:
 
 def _signs(whole: Part) -> dict[int, int]:
     """For each trace by the id of its state +1 or -1, which is what the learning rate brings."""
-    signs = {"outside": 1, "inside": -1}
-    return {id(trace.state): signs[trace.side] for trace in find_traces(whole) if trace.side}
+    traces = [trace for made in find_dialects(whole) for trace in find_traces(made)]
+    return {id(trace.state): 1 if trace.side == "outside" else -1 for trace in traces}
 
 
 def _map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

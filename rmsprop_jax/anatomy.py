@@ -129,6 +129,8 @@ NOT_SCALING = {
     optax.zero_nans,
 }
 
+_TRACES = {parts.trace, optax.trace}
+
 # Wrappers that pass on what they wrap, at the steps that they don't skip.
 PASSING = {
     parts.by_component,
@@ -175,16 +177,17 @@ def _closure(
 ) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The arguments and the inner transformations of what carries no record."""
     before, memory = _memory(init), _memory(update)
-    inside = _pairs(before, memory) or _transformations(memory)
+    inside = _pairs(before, memory)
     if factory is None:
-        return memory, inside or _transformations({**memory, **before}, deep=True)
+        inside = inside or _transformations(memory, once=True)
+        return memory, inside or _transformations({**memory, **before}, once=True, deep=True)
     memory = {**before, **memory}
     parameters = inspect.signature(factory).parameters
     named = {name.lstrip("_"): x for name, x in memory.items()}
     arguments = {name: x for name, x in named.items() if name in parameters}
     if factory is optax.inject_hyperparams and "inner_factory" in arguments:
-        inside = _injected(arguments["inner_factory"], memory, state)
-    return arguments, inside
+        return arguments, _injected(arguments["inner_factory"], memory, state)
+    return arguments, inside or _transformations(memory)
 
 
 def _required(factory: Any) -> set[str]:
@@ -245,7 +248,7 @@ def find_traces(whole: Part) -> list[Trace]:
         for i, part in enumerate(route):
             if part.factory in (scale_by_rms, optax.scale_by_rms, optax.scale_by_stddev):
                 start = i + 1
-            if part.factory in (parts.trace, optax.trace):
+            if part.factory in _TRACES:
                 _, sides = found.setdefault(id(part), (part.state, set()))
                 sides.add(_side(route[start:i], route[i + 1 :]))
     return [
@@ -267,9 +270,7 @@ def _side(before: list[Part], after: list[Part]) -> str | None:
 
 def _routes(part: Part) -> list[list[Part]]:
     """The ways that updates of different parameters take, as parts that wrap nothing known."""
-    if all(p.factory in NOT_SCALING for p in part.walk() if not p.children) and not any(
-        p.factory in (parts.trace, optax.trace) for p in part.walk()
-    ):
+    if all(p.factory in NOT_SCALING - _TRACES for p in part.walk() if not p.children):
         return [[]]
     ways = [_routes(child) for child in part.children.values()]
     if part.factory is optax.masked:
@@ -422,15 +423,17 @@ def _pairs(before: dict[str, Any], after: dict[str, Any]) -> dict[int, Any]:
     return {}
 
 
-def _transformations(memory: dict[str, Any], deep: bool = False) -> dict[Any, Any]:
-    """All transformations among what is remembered, each once; deep: in functions in turn."""
+def _transformations(
+    memory: dict[str, Any], once: bool = False, deep: bool = False
+) -> dict[Any, Any]:
+    """All transformations among what is remembered, also in containers; if deep, in functions."""
     found: dict[Any, Any] = {}
     seen: list[Any] = []
 
     def search(owner: str, items: Iterable[tuple[Any, Any]]) -> None:
         for key, x in items:
             if is_transformation(x):
-                if not any(_is_same(x, y) for y in found.values()):
+                if not once or not any(_is_same(x, y) for y in found.values()):
                     found[key if key not in found else f"{owner}[{key!r}]"] = x
             elif any(x is y for y in seen):
                 continue

@@ -70,7 +70,7 @@ def record_call(
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Calls a factory; what it makes carries a record of the call, as one of the function `name`."""
+    """Calls a factory; what it makes carries a record of the call, as one of `name`."""
     bound = inspect.signature(factory).bind(*args, **kwargs)
     bound.apply_defaults()
     tx = factory(*args, **kwargs)

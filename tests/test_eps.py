@@ -1,4 +1,4 @@
-"""`convert_eps`: the two denominators agree where they shall, and the bounds hold everywhere else."""
+"""`convert_eps`: the denominators agree where they shall, and the bounds hold elsewhere."""
 
 import math
 

@@ -92,7 +92,8 @@ def test_what_a_part_does_with_another_is_not_made_up(name):
         update = text.partition("# every update\n")[2].splitlines()
         lines = [line for line in update if not line.startswith("#")]
         assert lines[0] == "u = g"
-        assert lines[1].startswith("u = ") and "(u" in lines[1]
+        assert lines[1].startswith("u = ")
+        assert "(u" in lines[1]
         assert lines[2:] == ["p = p + u"]
         assert "nu = 0.9 * nu" in text
 

@@ -53,9 +53,9 @@ def named(name, inner=None):
     """A part with an unlucky name, made by a function called so, which remembers unlucky names."""
     source = f"""
 def {name}(inner, jax, optax):
-    init_fns, step_size, transforms, chosen, tx, decay, centered = 1, None, [3], object(), 7, "x", []
+    init_fns, step_size, transforms, chosen, tx, decay = 1, None, [3], object(), 7, "x"
     def update(updates, state, params=None):
-        init_fns, step_size, transforms, chosen, tx, decay, centered
+        init_fns, step_size, transforms, chosen, tx, decay
         if inner is not None:
             updates, state = inner.update(updates, state, params)
         return jax.tree.map(lambda u: 0.5 * u, updates), state

@@ -160,7 +160,8 @@ def take(tx: Any, state: Any, join: bool = False) -> tuple[dict[str, Any], int]:
             parts["nu"].append(_map(second_moment, node.nu, node.mu))
             parts["mu"].append(_map(np.array, node.mu))
         elif "trace" in getattr(node, "_fields", ()):
-            parts["trace"].append(_map(lambda x, s=sign_of[id(node)]: s * np.array(x), node.trace))
+            sign = sign_of[id(node)]
+            parts["trace"].append(_map(lambda x, sign=sign: sign * np.array(x), node.trace))
     if join:
         parts = {name: [_join_pairs(tree) for tree in part] for name, part in parts.items()}
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_jax import parts, storage, weights
+from rmsprop_jax import clipping, parts, storage, weights
 from rmsprop_jax.anatomy import Part, is_function_of, memory_of, take_apart
 from rmsprop_jax.checks import given, is_traced
 from rmsprop_jax.transform import scale_by_rms
@@ -81,7 +81,7 @@ class _Text:
 
     def __init__(self) -> None:
         self.start: list[str] = []  # what variables are before the first update
-        self.uses = collections.Counter(_TAKEN)
+        self.uses: collections.Counter[str] = collections.Counter(_TAKEN)
         self.functions: dict[str, Any] = {}
 
     def name(self, stem: str) -> str:
@@ -209,7 +209,7 @@ def _trace(text: _Text, a: Any, t: str) -> list[str]:
 
 
 def _learning_rate(text: _Text, a: Any, t: str) -> list[str]:
-    rate = a["learning_rate"]
+    rate: Any = a["learning_rate"]
     known = not callable(rate) and not is_traced(rate)
     number = text.number("learning_rate", -rate if known else rate, t)
     return [f"u = {number if known else f'-{number}'} * u"]
@@ -328,13 +328,14 @@ _LEAVES: dict[Any, Callable[[_Text, Any, str], list[str]]] = {
     optax.scale: _line("u = {step_size} * u"),
     optax.scale_by_schedule: _line("u = {step_size_fn} * u"),
     optax.add_decayed_weights: _coupled_decay,
+    parts.add_decayed_weights: _coupled_decay,
     parts.decoupled_decay: _decoupled_decay,
     optax.clip: _line("u = clip(u, -{max_delta}, {max_delta})"),
     optax.clip_by_block_rms: _line("u = u / maximum(1, sqrt(mean(abs(u)**2)) / {threshold})"),
     optax.clip_by_global_norm: _BY_GLOBAL_NORM,
-    parts.clip_by_global_norm: _BY_GLOBAL_NORM,
-    parts.clip_by_leaf_norm: _line("u = u * {max_norm} / maximum(norm(u), {max_norm})"),
-    parts.clip_by_torch_norm: _line(
+    clipping.clip_by_global_norm: _BY_GLOBAL_NORM,
+    clipping.clip_by_leaf_norm: _line("u = u * {max_norm} / maximum(norm(u), {max_norm})"),
+    clipping.clip_by_torch_norm: _line(
         f"u = u * minimum(1, {{max_norm}} / (norm(u) + 1e-06)){_OVER_ALL}"
     ),
     optax.identity: lambda text, a, t: [],

@@ -313,7 +313,8 @@ def _count(part: Part) -> Any:
 
 def _learning_rate(part: Part) -> Any:
     rate: Any = part.arguments["learning_rate"]
-    return -(rate(_count(part)) if callable(rate) else rate)
+    now: Any = rate(_count(part)) if callable(rate) else rate
+    return -now
 
 
 # What parts multiply updates by.

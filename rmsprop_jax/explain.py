@@ -56,24 +56,9 @@ def explain(tx: optax.GradientTransformation) -> str:
     return "\n".join([*before, "# every update", "u = g", *update, "p = p + u"])
 
 
-_TAKEN = [
-    "t",
-    "p",
-    "g",
-    "u",
-    "rho",
-    "against",
-    "abs",
-    "all",
-    "clip",
-    "isfinite",
-    "maximum",
-    "mean",
-    "minimum",
-    "norm",
-    "sqrt",
-    "zeros_like",
-]
+_TAKEN = re.findall(
+    r"\w+", "t p g u rho against abs all clip isfinite maximum mean minimum norm sqrt zeros_like"
+)
 
 
 class _Text:
@@ -210,9 +195,9 @@ def _trace(text: _Text, a: Any, t: str) -> list[str]:
 
 def _learning_rate(text: _Text, a: Any, t: str) -> list[str]:
     rate: Any = a["learning_rate"]
-    known = not callable(rate) and not is_traced(rate)
-    number = text.number("learning_rate", -rate if known else rate, t)
-    return [f"u = {number if known else f'-{number}'} * u"]
+    if callable(rate) or is_traced(rate):
+        return [f"u = -{text.number('learning_rate', rate, t)} * u"]
+    return [f"u = {text.number('learning_rate', -rate, t)} * u"]
 
 
 def _coupled_decay(text: _Text, a: Any, t: str) -> list[str]:

@@ -115,11 +115,12 @@ def test_with_range():
 
 HOSTILE = {  # x, then what U16, BF16 and U8 make of it: 'max' is a format's largest number
     "zero": (0.0, 0.0, 0.0, 0.0),
-    "negative": (-1.0, 0.0, -1.0, 0.0),
-    "-inf": (-np.inf, 0.0, -np.inf, 0.0),
+    "negative": (-1.0, np.nan, -1.0, np.nan),
+    "-inf": (-np.inf, np.nan, -np.inf, np.nan),
     "inf": (np.inf, np.inf, np.inf, "max"),
     "largest float32": (HUGE, "max", "max", "max"),
-    "-largest float32": (-HUGE, 0.0, "-max", 0.0),
+    "-largest float32": (-HUGE, np.nan, "-max", np.nan),
+    "-0": (-0.0, 0.0, 0.0, 0.0),
     "subnormal": (TINY / 2, 0.0, 0.0, 0.0),
     "-subnormal": (-TINY / 2, 0.0, 0.0, 0.0),
     "nan": (np.nan, np.nan, np.nan, np.nan),

@@ -20,6 +20,6 @@ A format that knows the decay rounds less, above all where gradients are rare or
 """
 
 from rmsprop_jax.storage.formats import BF16, U8, U16, Format
-from rmsprop_jax.storage.wrapper import StoreState, pack, store, unpack
+from rmsprop_jax.storage.wrapper import Extremes, StoreState, extremes, pack, store, unpack
 
-__all__ = ["BF16", "U8", "U16", "Format", "StoreState", "pack", "store", "unpack"]
+__all__ = ["BF16", "U8", "U16", "Extremes", "Format", "StoreState", "extremes", "pack", "store", "unpack"]

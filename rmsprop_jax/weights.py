@@ -254,7 +254,12 @@ def _split(rows):
         before = p.astype(jnp.float32)
         # The update that takes p next to its new value.
         after = _round(total, p.dtype)
-        u = jnp.where(after == before, 0.0, _round(after - before, p.dtype))  # inf stays inf
+        move = jnp.where(after == before, 0.0, after - before)  # infinity stays
+        u = _round(move, p.dtype)
+        # Rounded away from 0, it can lead out of the range by less than its own last place.
+        form = jnp.finfo(p.dtype)
+        out = jnp.abs(before + u) > float(form.max)
+        u = jnp.where(out & jnp.isfinite(move), _round(u * (1 - 2.0**-form.nmant), p.dtype), u)
         rest = total - _round(before + u, p.dtype)
         # A total that isn't finite is in the parameter, as it would be in a float32 one.
         rest = jnp.where(jnp.isfinite(total), rest, 0.0)

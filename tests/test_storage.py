@@ -684,7 +684,7 @@ def test_misuse_that_only_a_running_program_can_see():
 def test_a_checkpoint_of_another_format_is_refused(other, through, tmp_path):
     """Orbax, which would cast uint8 to uint16, and flax, which would take anything."""
     state, like = stored_state(nu=U8), stored_state(nu=other)
-    with pytest.raises(ValueError, match="nu=U8"):
+    with pytest.raises(ValueError, match="nu=U"):
         if through == "orbax":
             through_orbax(state, like, tmp_path)
         else:
@@ -706,7 +706,7 @@ def test_what_turns_out_to_be_negative_is_seen():
 def test_a_dtype_saturates_and_comes_back(form):
     tx = store(optax.trace(0.5), trace=form)
     state = tx.init(jnp.zeros(3))
-    _, state = tx.update(jnp.float32([3.3e38, -3.3e38, np.inf]), state)
+    _, state = tx.update(jnp.float32([3.4e38, -3.4e38, np.inf]), state)
     largest = float(jnp.finfo(form).max)
     expected = [largest, -largest, largest]
     np.testing.assert_array_equal(unpack(state, trace=form).trace, np.float32(expected))
@@ -717,10 +717,10 @@ def test_a_dtype_saturates_and_comes_back(form):
 
 def test_a_float64_average_stays_finite_and_may_stay_float64():
     with jax.enable_x64(True):
+        packed = pack(optax.TraceState(jnp.float64([1e60, -1e60, np.inf])), trace=BF16)
+        expected = np.float32([BF16.largest, -BF16.largest, np.inf])
+        np.testing.assert_array_equal(unpack(packed, trace=BF16).trace, expected)
         g = jnp.full(3, 1e60)
-        tx = store(rmsprop(0.1), nu=U16)
-        _, state = tx.update(g, tx.init(g))
-        np.testing.assert_array_equal(unpack(state, nu=U16)[0].nu, np.float32(U16.largest))
         tx = store(rmsprop(0.1), nu=jnp.float64)
         updates, state = tx.update(g, tx.init(g))
         expected, plain = rmsprop(0.1).update(g, rmsprop(0.1).init(g))
@@ -796,7 +796,7 @@ def test_a_new_number_compiles_nothing():
     injected = optax.inject_hyperparams(
         lambda learning_rate: store(rmsprop(learning_rate, momentum=0.9), nu=U8, trace=BF16)
     )
-    tx = injected(lambda count: 0.1 / (1 + count))
+    tx = injected(lambda count: 0.1 / (1 + count.astype(jnp.float32)))
     state = tx.init(PARAMS)
     _, state = tx.update(PARAMS, state, PARAMS)
     with compilations() as compiled:

@@ -215,9 +215,11 @@ OWN = (_U16, _BF16, _U8, _Cast)
 
 def as_format(name: str, form: Any) -> Format:
     """A format, from one or from a float dtype; else raises, with the name of the argument."""
-    if hasattr(form, "encode") and hasattr(form, "decode") and not isinstance(form, type):
+    has_codes = hasattr(form, "encode") and hasattr(form, "decode")
+    if has_codes and not isinstance(form, type):
         return form
-    if isinstance(form, type | str | np.dtype) and jnp.issubdtype(form, jnp.floating):
+    is_dtype = isinstance(form, type | str | np.dtype) and not has_codes
+    if is_dtype and jnp.issubdtype(form, jnp.floating):
         dtype = jnp.dtype(form)
         kept = np.array([0.0, -1.0, np.nan]).astype(dtype).astype(np.float64)
         if np.array_equal(kept, [0.0, -1.0, np.nan], equal_nan=True):

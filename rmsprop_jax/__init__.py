@@ -1,12 +1,13 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
-from rmsprop_jax import diagnostics, dialects, interop, recipes, storage, weights
+from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
 from rmsprop_jax.explanation import convert_eps, explain
 from rmsprop_jax.optimizer import rmsprop
 from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = [
     "RmsState",
+    "clipping",
     "convert_eps",
     "diagnostics",
     "dialects",

@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import sys
 import types
 import unittest
 from typing import Any

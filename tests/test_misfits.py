@@ -157,4 +157,4 @@ MISFITS = [  # a trace in bytes is none where there is no trace
 def test_states(name, wrong):
     tx = OPTIMIZERS[name]()
     message = refused(tx, PARAMS, STATES[wrong](tx, tx.init(PARAMS)), PARAMS)
-    assert "state" in message or "nu of [" in message or "count" in message
+    assert "state" in message or " of [" in message or "count" in message

@@ -12,10 +12,12 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
 from rmsprop_jax.eager import at_once
+from rmsprop_jax.export import exportable
 from rmsprop_jax.fit import describe, dtype_of, is_none, kind_of, name_of
 from rmsprop_jax.precision import public
 
 
+@exportable
 class RmsState(NamedTuple):
     """State of `scale_by_rms`, the same for all of its options.
 

@@ -85,7 +85,7 @@ def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: ArrayLike
         else:
             ps[place] = optax.apply_updates(p, u)
     with jax.transfer_guard_host_to_device("allow"):
-        seed = seed if isinstance(seed, jax.Array) else np.uint32(seed)
+        seed = seed if isinstance(seed, jax.Array) else np.uint32(int(np.asarray(seed)))
         pairs = [(ps[i], us[i]) for i in places]
         moved = _add_at_random(pairs, seed, _step_word(step), places=tuple(places))
     for place, p in zip(places, moved, strict=True):
@@ -107,10 +107,9 @@ def _add_at_random(pairs, seed, step, *, places):
 
 def _step_word(step):
     """The last 32 bits of an integer of any size."""
-    is_python = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if is_python:
+    if isinstance(step, int | np.integer) and not isinstance(step, bool):
         return np.uint32(int(step) % 2**32)
-    if not jnp.issubdtype(getattr(step, "dtype", None), jnp.integer):
+    if not (hasattr(step, "dtype") and jnp.issubdtype(step.dtype, jnp.integer)):
         raise TypeError(f"step={step!r} is not an integer.")
     if np.shape(step):
         raise ValueError(f"step must be a scalar, and has the shape {np.shape(step)}.")
@@ -153,9 +152,9 @@ def compensate(tx: optax.GradientTransformation) -> optax.GradientTransformation
         u = tx.update(gradients, params + remainder)          all in float32
         params, remainder <- round(params + remainder + u), what that leaves
 
-    The sum of both is what is called float32 master weights. So a weight that leaves the range of its
-    dtype stays at the end of it, and comes back when that sum does. To store the remainder in two bytes,
-    say `storage.store(compensate(tx), remainder=storage.BF16)`.
+    The sum of both is what is called float32 master weights. So a weight that leaves the range of
+    its dtype stays at the end of it, and comes back when that sum does. To store the remainder in
+    two bytes, say `storage.store(compensate(tx), remainder=storage.BF16)`.
 
     Args:
       tx: any transformation. It sees float32 gradients and parameters in place of bfloat16 and
@@ -224,8 +223,8 @@ def _matched(params, state):
     ps, treedef = jax.tree.flatten(params, is_leaf=is_none)
     rests = treedef.flatten_up_to(state.remainder)
     for i, (p, r) in enumerate(zip(ps, rests, strict=True)):
-        fits = np.shape(r) == np.shape(p) and dtype_of(r) == np.float32 if is_narrow(p) else r is None
-        if not fits:
+        like_p = r is not None and np.shape(r) == np.shape(p) and dtype_of(r) == np.float32
+        if not (like_p if is_narrow(p) else r is None):
             raise ValueError(
                 f"the remainder of {name_of(params, i)} is {describe(r)}, and its parameter "
                 f"{describe(p)}: opt_state is one for other parameters."

@@ -11,7 +11,6 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from test_storage import compilations
 
 from rmsprop_jax import dialects, recipes, records, rmsprop, storage, weights
@@ -192,8 +191,9 @@ def test_a_weight_comes_back_from_beyond_its_range(dtype, data):
     for _ in range(4):
         g = jnp.asarray(draw(), dtype)
         master = master - np.asarray(g, np.float32)
-        for step in (_step, _step.__wrapped__):
-            new_p, new_state = step(tx, p, state, g)
+        for outside in (False, True):
+            with jax.disable_jit(outside):
+                new_p, new_state = _step(tx, p, state, g)
             assert np.all(np.isfinite(np.asarray(new_p, np.float32)))
             whole = np.asarray(new_p, np.float32) + np.asarray(new_state.remainder)
             np.testing.assert_allclose(whole, master, rtol=1e-6, atol=4e-7 * largest)
@@ -211,7 +211,9 @@ def test_beyond_and_back_by_numbers():
     assert float(p[0]) + float(state.remainder[0]) == 65504 + 30000 - 40000
 
 
-@pytest.mark.parametrize("step", [-1, 2**32 + 5, 2**70, np.int64(2**40), np.uint8(3), jnp.int32(-7)])
+@pytest.mark.parametrize(
+    "step", [-1, 2**32 + 5, 2**70, np.int64(2**40), np.uint8(3), jnp.int32(-7)]
+)
 def test_a_step_is_any_integer(step):
     ones, half = jnp.ones(1000, jnp.bfloat16), jnp.full(1000, 2**-8, jnp.bfloat16)
     new = weights.apply_updates(ones, half, step)
@@ -273,13 +275,14 @@ def test_outside_of_jit_python_stays_python():
 
 def test_layers_on_two_devices():
     where = jax.devices()[:2]
-    params = {k: jax.device_put(jnp.full(8, 0.3, jnp.bfloat16), d) for k, d in zip("ab", where)}
+    places = dict(zip("ab", where, strict=True))
     plain = {k: jnp.full(8, 0.3, jnp.bfloat16) for k in "ab"}
+    params = jax.tree.map(jax.device_put, plain, places)
     for tx in (weights.compensate(rmsprop(0.1)), storage.store(rmsprop(0.1), nu=storage.U8)):
-        new, state = tx.update(params, tx.init(params), params)
+        new, _ = tx.update(params, tx.init(params), params)
         expected, _ = tx.update(plain, tx.init(plain), plain)
         moved = weights.apply_updates(params, new, 3)
-        for k, device in zip("ab", where):
+        for k, device in places.items():
             np.testing.assert_array_equal(new[k], expected[k])
             assert new[k].devices() == moved[k].devices() == {device}
 
@@ -287,6 +290,7 @@ def test_layers_on_two_devices():
 def test_it_carries_its_record():
     tx = rmsprop(0.1)
     record = records.record_of(weights.compensate(tx))
+    assert record is not None
     assert (record.factory, record.arguments) == (weights.compensate, {"tx": tx})
 
 

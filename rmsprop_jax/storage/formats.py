@@ -13,8 +13,8 @@ class Format(Protocol):
     """How numbers are kept: each for itself, in one array of their shape and this dtype.
 
     One that also has a `decay` other than 1 is given the numbers in a unit that decays with them,
-    see `with_decay`. One with `signed = False` isn't taken for accumulators that have signs. Outside
-    of `jit`, its functions run as Python at every step.
+    see `with_decay`. One with `signed = False` isn't taken for accumulators that have signs.
+    Outside of `jit`, its functions run as Python at every step.
 
     Example:
       >>> import jax.numpy as jnp

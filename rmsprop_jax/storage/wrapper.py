@@ -334,7 +334,7 @@ def _unpack(state, chosen):
 
 
 def _encode_all(leaves, new, seed, step, chosen):
-    """New leaves as they are kept: encoded, or in the dtype of the old one, which stays for None."""
+    """New leaves as they are kept: encoded, or in the old dtype; the old ones for `None`."""
     kept = [
         leaf.x if x is None else x if leaf.form else _as_type(x, dtype_of(leaf.x))
         for leaf, x in zip(leaves, new, strict=True)

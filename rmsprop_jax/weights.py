@@ -107,9 +107,9 @@ def _add_at_random(pairs, seed, step, *, places):
 
 def _step_word(step):
     """The last 32 bits of an integer of any size."""
-    if isinstance(step, int | np.integer) and not isinstance(step, bool):
-        return np.uint32(int(step) % 2**32)
-    if not (hasattr(step, "dtype") and jnp.issubdtype(step.dtype, jnp.integer)):
+    dtype = getattr(step, "dtype", np.dtype(object))
+    is_integer = isinstance(step, int) or jnp.issubdtype(dtype, jnp.integer)
+    if not is_integer or isinstance(step, bool):
         raise TypeError(f"step={step!r} is not an integer.")
     if np.shape(step):
         raise ValueError(f"step must be a scalar, and has the shape {np.shape(step)}.")

@@ -13,7 +13,7 @@ import optax
 
 from rmsprop_jax.checks import check_positive
 from rmsprop_jax.precision import public
-from rmsprop_jax.transform import clamp
+from rmsprop_jax.transform import clamp, largest
 
 __all__ = ["clip_by_global_norm", "clip_by_leaf_norm", "clip_by_torch_norm"]
 
@@ -105,6 +105,6 @@ def _clip_clamped(clip):
     def update(updates, state, params=None):
         del params
         size = sum(jnp.size(g) for g in jax.tree.leaves(updates))
-        return clip(jax.tree.map(lambda g: clamp(g, size), updates)), state
+        return clip(jax.tree.map(lambda g: clamp(g, largest(g.dtype, size)), updates)), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -3,6 +3,7 @@
 Some are parts of Optax that are left out, their state with them, where a number isn't `given`.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import optax
 
 from rmsprop_jax.checks import given
 from rmsprop_jax.clipping import clip_by_global_norm, clip_by_leaf_norm
-from rmsprop_jax.eager import at_once
-from rmsprop_jax.fit import is_none, kind_of
+from rmsprop_jax.eager import for_each
+from rmsprop_jax.fit import kind_of
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
+from rmsprop_jax.transform import next_count
 
 # Numbers are operands of the compiled calls below, and the arithmetic is Optax's own.
 
@@ -28,30 +30,26 @@ def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTr
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("weight_decay needs params: call update(updates, state, params).")
-        # Where there is no gradient, a parameter may be anything.
-        needed = jax.tree.map(
-            lambda g, p: None if g is None else p, updates, params, is_leaf=is_none
-        )
-        return _add_decayed_weights(updates, needed, weight_decay), state
+        return _add_decayed_weights([updates, params], weight_decay)[0], state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-@at_once
-def _add_decayed_weights(updates, params, weight_decay):
-    return optax.add_decayed_weights(weight_decay).update(updates, optax.EmptyState(), params)[0]
+@for_each
+def _add_decayed_weights(u, p, weight_decay):
+    return optax.add_decayed_weights(weight_decay).update(u, optax.EmptyState(), p)[0], p
 
 
 @recorded
 def scale(step_size: Any) -> optax.GradientTransformation:
     """`optax.scale`, in one call outside of `jit`."""
-    update = lambda updates, state, params=None: (_scale(updates, step_size), state)
+    update = lambda updates, state, params=None: (*_scale([updates], step_size), state)
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-@at_once
-def _scale(updates, step_size):
-    return optax.scale(step_size).update(updates, optax.EmptyState())[0]
+@for_each
+def _scale(u, step_size):
+    return (optax.scale(step_size).update(u, optax.EmptyState())[0],)
 
 
 @recorded
@@ -62,15 +60,17 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        return _scale_by_schedule(updates, state, -learning_rate(state.count))
+        (updates,) = _scale_by_schedule([updates], -learning_rate(state.count))
+        return updates, optax.ScaleByScheduleState(next_count(state.count))
 
     init = optax.scale_by_schedule(learning_rate).init
     return optax.GradientTransformation(init, update)
 
 
-@at_once
-def _scale_by_schedule(updates, state, step_size):
-    return optax.scale_by_schedule(lambda count: step_size).update(updates, state)
+@for_each
+def _scale_by_schedule(u, step_size):
+    rule = optax.scale_by_schedule(lambda count: step_size)
+    return (rule.update(u, rule.init(u))[0],)
 
 
 @recorded
@@ -79,14 +79,16 @@ def trace(decay: Any, nesterov: bool = False) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        return _trace(updates, state, decay, nesterov=nesterov)
+        updates, trace = _trace([updates, state.trace], decay, nesterov=nesterov)
+        return updates, optax.TraceState(trace)
 
     return optax.GradientTransformation(optax.trace(decay, nesterov).init, update)
 
 
-@at_once
-def _trace(updates, state, decay, *, nesterov):
-    return optax.trace(decay, nesterov).update(updates, state)
+@for_each
+def _trace(u, trace, decay, *, nesterov):
+    u, state = optax.trace(decay, nesterov).update(u, optax.TraceState(trace))
+    return u, state.trace
 
 
 def momentum_trace(momentum: Any) -> optax.GradientTransformation:
@@ -140,18 +142,28 @@ def decoupled_decay(
             return (p - share * p + u) - p
 
         now = rate(state.count) if callable(rate) else rate
-        state = state._replace(count=optax.safe_increment(state.count)) if state else state
+        state = state._replace(count=next_count(state.count)) if state else state
         return jax.tree.map(move, updates, params, is_leaf=lambda x: x is None), state
 
     return optax.GradientTransformation(init, update)
 
 
+@dataclasses.dataclass(frozen=True)
+class InverseTimeDecay:
+    """The schedule learning_rate / (1 + decay t)."""
+
+    learning_rate: Any
+    decay: Any
+
+    def __call__(self, count: Any) -> Any:
+        """The rate at a number of updates."""
+        rate = self.learning_rate
+        return (rate(count) if callable(rate) else rate) / (1 + self.decay * count)
+
+
 def inverse_time_decay(learning_rate: Any, decay: Any) -> optax.ScalarOrSchedule:
-    """learning_rate / (1 + decay t)."""
-    if not given(decay):
-        return learning_rate
-    rate = learning_rate if callable(learning_rate) else lambda count: learning_rate
-    return lambda count: rate(count) / (1 + decay * count)
+    """learning_rate / (1 + decay t), if decay is given."""
+    return InverseTimeDecay(learning_rate, decay) if given(decay) else learning_rate
 
 
 def unscale(factor: Any) -> optax.GradientTransformation:

@@ -50,7 +50,6 @@ def public(
     Returns:
       A function with the signature of `factory`.
     """
-
     return recorder(factory, _with_casts)
 
 

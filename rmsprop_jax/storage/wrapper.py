@@ -371,7 +371,12 @@ def _decode(codes, octaves, step, well, *, kinds):
     def decode(code, name, form):
         x = form.decode(code)
         x = x if octaves[name] is None else x * unit(octaves[name], step)
-        return x if well is None else x * well.astype(x.dtype)
+        if well is None or x.dtype.itemsize != 4:
+            return x if well is None else x * well.astype(x.dtype)
+        # As bits, so that the compiler has no multiplication to join with what comes after.
+        nan = jnp.where(jnp.isnan(well), np.uint32(0x7FC00000), np.uint32(0))
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) | nan
+        return jax.lax.bitcast_convert_type(bits, x.dtype)
 
     return [decode(code, name, form) for code, (name, _, form) in zip(codes, kinds, strict=True)]
 

@@ -12,10 +12,12 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
 from rmsprop_jax.eager import at_once, for_each
+from rmsprop_jax.export import exportable
 from rmsprop_jax.fit import describe, dtype_of, is_none, kind_of, name_of
 from rmsprop_jax.precision import is_narrow, public
 
 
+@exportable
 class RmsState(NamedTuple):
     """State of `scale_by_rms`, the same for all of its options.
 
@@ -205,7 +207,11 @@ def _average_squares(g, nu, mu, numbers, *, form):
         # XLA on CPUs a copy of the old one when the state is donated: 3x faster.
         mu = jnp.where(jnp.isnan(nu), nu.astype(mu.dtype), _average(weight, mu, g, by_difference))
         root = _sqrt(inner)
-        return _divide(g, root + eps if has_outer else root), nu, mu
+        update = _divide(g, root + eps if has_outer else root)
+        # On TPUs, XLA makes one loop of all three if the update is made from mu. It is NaN with it.
+        from_mu = lambda update, mu: jnp.where(jnp.isnan(mu), mu.astype(update.dtype), update)
+        as_it_is = lambda update, mu: update
+        return jax.lax.platform_dependent(update, mu, tpu=from_mu, default=as_it_is), nu, mu
     # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step within its
     # bound where squares have underflowed.
     tiny = float(jnp.finfo(dtype).tiny)

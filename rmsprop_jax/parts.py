@@ -54,18 +54,18 @@ def _scale(u, step_size):
 
 
 @recorded
-def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in one call outside of `jit`, but for the schedule."""
-    rate: Any = learning_rate
-    if not callable(rate):
-        return scale(-rate)
+    if not callable(learning_rate):
+        return scale(-learning_rate)
+    schedule: Any = learning_rate
 
     def update(updates, state, params=None):
         del params
-        (updates,) = _scale_by_schedule([updates], -rate(state.count))
+        (updates,) = _scale_by_schedule([updates], -schedule(state.count))
         return updates, optax.ScaleByScheduleState(next_count(state.count))
 
-    init = optax.scale_by_schedule(rate).init
+    init = optax.scale_by_schedule(schedule).init
     return optax.GradientTransformation(init, update)
 
 

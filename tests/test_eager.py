@@ -249,8 +249,9 @@ def test_its_own_numbers_may_be_sent():
     """As they are under jit, where they are part of the program."""
     params = {"w": jnp.ones(3)}
     tx = rmsprop(0.1, momentum=0.5, centered=True)
-    state = tx.init(params)
+    tx.update(params, tx.init(params), params)
     with jax.transfer_guard("disallow"):
+        state = tx.init(params)
         updates, state = tx.update(params, state, params)
     assert updates["w"].shape == (3,)
 

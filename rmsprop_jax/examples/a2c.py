@@ -125,7 +125,7 @@ def update(act, tx, agent: Agent, key: jax.Array) -> tuple[Agent, tuple[jax.Arra
 
 
 @functools.partial(jax.jit, static_argnames="updates")
-def learn(seeds: jax.Array, updates: int, learning_rate: float = 7e-4) -> tuple[jax.Array, Any]:
+def learn(seeds: jax.Array, updates: int, learning_rate: float = 7e-4) -> tuple[Any, ...]:
     """Trains an agent for each seed, all of them at once.
 
     Args:

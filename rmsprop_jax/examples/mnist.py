@@ -5,6 +5,7 @@ This is a page to copy and to change. `rmsprop-jax mnist` runs it, and so does
     python -m rmsprop_jax.examples.mnist --model cnn --epochs 2
 """
 
+import functools
 import time
 from pathlib import Path
 from typing import Literal
@@ -36,10 +37,10 @@ class CNN(nnx.Module):
 
     def __init__(self, height: int, width: int, rngs: nnx.Rngs):  # noqa: D107
         # No biases: BatchNorm takes away what they add.
-        conv = {"kernel_size": (3, 3), "strides": 2, "padding": 1, "use_bias": False, "rngs": rngs}
-        self.conv1 = nnx.Conv(1, 32, **conv)
+        conv = functools.partial(nnx.Conv, strides=2, padding=1, use_bias=False, rngs=rngs)
+        self.conv1 = conv(1, 32, (3, 3))
         self.norm1 = nnx.BatchNorm(32, rngs=rngs)
-        self.conv2 = nnx.Conv(32, 64, **conv)
+        self.conv2 = conv(32, 64, (3, 3))
         self.norm2 = nnx.BatchNorm(64, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.out = nnx.Linear(-(-height // 4) * -(-width // 4) * 64, 10, rngs=rngs)
@@ -70,7 +71,8 @@ def train_steps(model, optimizer, images, labels, batches):
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def step(carry, rows):
-        return carry, train_step(*carry, images, labels, rows)
+        model, optimizer = carry
+        return carry, train_step(model, optimizer, images, labels, rows)
 
     return step((model, optimizer), batches)[1]
 

@@ -125,8 +125,7 @@ class Store:
                 if self._target.samefile(path.parent):
                     shutil.rmtree(aside := path.with_suffix(".damaged"), ignore_errors=True)
                     path.rename(aside)
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            check_space(self._target, (KEPT + 1) * size + 2**20)
+            check_space(self._target, (KEPT + 1) * _size(state))
         return state, history
 
     def save(self, run: dict[str, Any], state: Any, history: list[Any]) -> None:
@@ -144,17 +143,18 @@ class Store:
                 max_to_keep=KEPT, enable_async_checkpointing=False
             )
             self._manager = ocp.CheckpointManager(self._target.absolute(), options=options)
-        about = {"run": run, "history": history}
-        about["crc32"] = _checksum(about, state)
+        path = self._target / str(len(history))
+        about: Any = {"run": run, "history": history, "crc32": _checksum(run, history, state)}
         items = {"about": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
         try:
+            if jax.process_index() == 0:
+                check_space(path, _size(state))  # what Orbax says of a full disk fills a page
             self._manager.save(len(history), args=ocp.args.Composite(**items))
         except (OSError, ValueError, RuntimeError) as error:
             full = [code for code, text in FULL.items() if text.lower() in str(error).lower()]
             if not full:
                 raise
-            path = self._target / str(len(history))
-            for fragment in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            for fragment in self._target.glob(f"{path.name}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(fragment, ignore_errors=True)
             raise OSError(full[0], FULL[full[0]], str(path)) from error
 
@@ -163,11 +163,16 @@ class _Damage(Exception):
     """A checkpoint that isn't what was written."""
 
 
-def _checksum(about: dict[str, Any], state: Any) -> int:
+def _size(state: Any) -> int:
+    """Returns the bytes that a checkpoint may take, roughly."""
+    return 2**18 + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _checksum(run: dict[str, Any], history: list[Any], state: Any) -> int:
     """Returns the CRC-32 of all that a checkpoint holds."""
-    crc = zlib.crc32(json.dumps([about["run"], about["history"]], sort_keys=True).encode())
+    crc = zlib.crc32(json.dumps([run, history], sort_keys=True).encode())
     for leaf in jax.tree.leaves(state):
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return crc
 
 
@@ -182,7 +187,7 @@ def _read(path: Path, run: dict[str, Any], like: Any) -> tuple[Any, list[Any]]:
             found, history, crc = about["run"], about["history"], about["crc32"]
             if found == run:
                 state = item(state=ocp.args.StandardRestore(like))["state"]
-                if _checksum(about, state) != crc:
+                if _checksum(run, history, state) != crc:
                     raise ValueError("its checksum is another")
                 return state, history
     except jax.errors.JaxRuntimeError:  # another process is gone

@@ -70,21 +70,20 @@ def together(command: str) -> Generator[None]:
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True) as witness:
         try:
             yield
-        except (ValueError, OSError, RuntimeError, KeyboardInterrupt) as error:
-            if isinstance(error, RuntimeError) or re.match(XLA_LOST, str(error)):
-                if not re.match(XLA_LOST, str(error)):
-                    raise
-                error = ConnectionError(f"another process is gone. {resume} ({first_line(error)})")
-            if not jax.distributed.is_initialized():
-                raise error from None
+        except (ValueError, OSError, RuntimeError) as error:
+            lost = re.match(XLA_LOST, str(error))
+            if not jax.distributed.is_initialized() or (
+                isinstance(error, RuntimeError) and not lost
+            ):
+                raise
             # Python's own exit would wait for the other processes, which wait for this one.
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else error
             if not isinstance(error, BrokenPipeError):
-                print(f"{command}: {reason}", file=sys.stderr, flush=True)
+                gone = f"another process is gone. {resume} ({first_line(error)})"
+                print(f"{command}: {gone if lost else error}", file=sys.stderr, flush=True)
             witness.communicate(b"a word")
             if jax.process_index() == 0:
                 time.sleep(2)  # JAX aborts the others when process 0 is gone: let them say why
-            os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+            os._exit(1)
         finally:
             witness.communicate(b"a word")
 

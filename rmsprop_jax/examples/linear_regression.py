@@ -37,7 +37,7 @@ def descend(tx: optax.GradientTransformation, x: np.ndarray, y: np.ndarray, step
         theta, state = carry
         value, grads = jax.value_and_grad(cost)(theta, x, y)
         updates, state = tx.update(grads, state, theta)
-        return (optax.apply_updates(theta, updates), state), (theta, value)
+        return (theta + updates, state), (theta, value)
 
     with jax.enable_x64(True):
         start = jnp.zeros(x.shape[1], jnp.float64)

@@ -80,7 +80,7 @@ def train_steps(model, optimizer, images, labels, batches):
 @nnx.jit
 def accuracy(model, images, labels):
     """Returns the share of the images that the model labels correctly."""
-    return (model(images / 255).argmax(-1) == labels).mean()
+    return (model(images / 255).argmax(-1).astype(labels.dtype) == labels).mean()
 
 
 def train(

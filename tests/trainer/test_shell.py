@@ -1,4 +1,4 @@
-"""The commands behave as programs in a shell do: pipes, terminals, Ctrl-C, one line for an error."""
+"""The commands behave as programs in a shell do: pipes, terminals, Ctrl-C, errors of one line."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from rmsprop_jax import cli
 @pytest.mark.parametrize(
     ("line", "first"),
     [
-        (["mnist", "--dataset", "digits", "--epochs", "100000", "--devices", "1"], f"{NAME}: epoch 1/"),
+        (["mnist", "--dataset", "digits", "--epochs", "9999", "--optimizer", "sgd"], f"{NAME}: ep"),
         (["mnist", "--dataset", "digits", "--epochs", "100000"], f"{NAME}: epoch 1/"),
         (["sweep", "--dataset", "digits", "--seeds", "100000"], f"{NAME}: settings: 28"),
         (["linear-regression", "--steps", "100000", "--every", "1"], ""),

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from measure import setting
-from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3 import A2C  # pyright: ignore[reportMissingImports]
+from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
+from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
 
 from rmsprop_jax.examples import a2c
 
@@ -31,7 +31,7 @@ WINDOW = 10_000  # steps
 class Episodes(BaseCallback):
     """Notes how many steps had been made when an episode ended, and what it had earned."""
 
-    def __init__(self):
+    def __init__(self):  # noqa: D107
         super().__init__()
         self.ended: list[tuple[int, float]] = []
 

@@ -4,7 +4,7 @@
 
 Both train for one epoch in batches of 64 and test, in this process and after compilation: the sweep
 with all settings at once, as `rmsprop-jax sweep` does; the single runs one after the other, each by
-one call of the jitted `training.train_epoch` and one of `training.count_correct`, as `rmsprop-jax mnist`.
+one call of the jitted `training.train_epoch` and one of `count_correct`, as the trainer's.
 The settings have different learning rates, decays and eps, and the same seed. Sweep and single runs
 take turns, round after round. Medians and minima; and the largest difference of their
 losses. Files are found as by the example: --data-dir, MNIST_DIR, or its cache.

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 
 COMMANDS = {  # the module whose `main` takes the rest of the command line, and what it does
@@ -50,8 +51,21 @@ def run() -> None:
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     command = parser.parse_known_args(sys.argv[1:2])[0].command
+    message = f"rmsprop-jax {command}: interrupted"
+
+    def stop(*_: object) -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(130)
+
     try:
-        importlib.import_module(f"rmsprop_jax.{COMMANDS[command][0]}").main(sys.argv[2:])
+        # Extension modules make other errors of an interrupt; while they are imported, there is
+        # nothing to clean up.
+        handler = signal.signal(signal.SIGINT, stop)
+        try:
+            module = importlib.import_module(f"rmsprop_jax.{COMMANDS[command][0]}")
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        module.main(sys.argv[2:])
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA:
@@ -65,7 +79,7 @@ def run() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"rmsprop-jax {command}: {error}")
     except KeyboardInterrupt:
-        print(f"rmsprop-jax {command}: interrupted", file=sys.stderr)
+        print(message, file=sys.stderr)
         sys.exit(130)  # as shells expect of a command that Ctrl-C ended
 
 

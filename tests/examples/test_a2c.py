@@ -1,6 +1,7 @@
 """CartPole beside Gymnasium's, recorded and live, and an agent that learns."""
 
 import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,10 @@ def test_same_as_recorded():
     assert_same(np.load(RECORDED / "cartpole.npz"))
 
 
-def test_same_as_gymnasium(monkeypatch):
+def test_same_as_gymnasium():
     pytest.importorskip("gymnasium", reason="needs Gymnasium to compare with")
-    monkeypatch.syspath_prepend(RECORDED)
-    import record_cartpole
-
-    assert_same(record_cartpole.transitions(200, seed=1))
+    record = runpy.run_path(str(RECORDED / "record_cartpole.py"))
+    assert_same(record["transitions"](200, seed=1))
 
 
 def test_episodes():
@@ -54,10 +53,10 @@ def test_episodes():
 
 
 def test_seeds_learn_together_and_apart():
-    returns, episodes, _ = a2c.learn(jnp.arange(3), 1500)
+    returns, episodes, _ = a2c.learn(jnp.arange(2), 1500)
     means = returns[:, -300:].sum(1) / episodes[:, -300:].sum(1)
     assert means.mean() > 150  # 25 at the start
-    assert len(set(means.tolist())) == 3
+    assert len(set(means.tolist())) == 2
     alone, _, _ = a2c.learn(jnp.array([1]), 20)
     np.testing.assert_array_equal(alone[0], returns[1, :20])
 

@@ -49,9 +49,9 @@ def test_accuracy(seed, capsys):
 def test_cnn(monkeypatch, capsys):
     """It learns, and in a compiled loop, as on an accelerator, it does the same."""
     runs = []
-    for backend in ("cpu", "gpu"):
+    for backend, epochs in (("cpu", 5), ("gpu", 1)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        mnist.train("cnn", dataset="digits", epochs=3)
+        mnist.train("cnn", epochs, dataset="digits")
         runs.append(np.array(printed(capsys.readouterr().out), float))
     assert runs[0][-1, 1] > 80
     np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=0.02)

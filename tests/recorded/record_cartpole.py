@@ -6,7 +6,7 @@ python tests/recorded/record_cartpole.py
 
 import pathlib
 
-import gymnasium
+import gymnasium  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ def options(config):
             yield from () if value is True else map(str, value if type(value) is tuple else [value])
 
 
-def command(name, *args, **popen):
+def command(name, *args, **popen) -> Any:
     """Starts `rmsprop-jax` in a process of its own; `args` are options or a configuration."""
     args = [o for arg in args for o in (options(arg) if dataclasses.is_dataclass(arg) else [arg])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

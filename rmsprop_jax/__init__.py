@@ -1,7 +1,8 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
 from rmsprop_jax import diagnostics, dialects, interop, recipes, storage, weights
-from rmsprop_jax.explanation import convert_eps, explain
+from rmsprop_jax.eps import convert_eps
+from rmsprop_jax.explain import explain
 from rmsprop_jax.optimizer import rmsprop
 from rmsprop_jax.transform import RmsState, scale_by_rms
 

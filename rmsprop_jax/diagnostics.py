@@ -14,7 +14,7 @@ inside of `jax.jit`, with tx as a constant there, and on sharded arrays.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_jax.explanation import closure, take_apart
-from rmsprop_jax.precision import widen
-from rmsprop_jax.storage import unpack
+from rmsprop_jax import parts
+from rmsprop_jax.anatomy import NOT_SCALING, PASSING, Part, mismatch, take_apart
 from rmsprop_jax.checks import check_range
-from rmsprop_jax.transform import RmsState
+from rmsprop_jax.precision import widen
+from rmsprop_jax.storage import store, unpack
+from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]
 
@@ -116,7 +117,7 @@ def report(
       w            0.1  0.476  0.909  6.67      25.0%        0.0788          0
     """
     found = _find(tx, opt_state)
-    averages = [_named(average) for rms in found for average in (rms.state.nu, rms.state.mu)]
+    averages = [_named(average) for rms in found for average in (rms.nu, rms.mu)]
     arrays, steps = _named(params), _named(updates)
     return Report(
         learning_rate=_rates(found),
@@ -199,112 +200,145 @@ def effective_learning_rate(
 
 
 class _Rms(NamedTuple):
-    """A `scale_by_rms`: its arguments, its state, and the factor that its updates get after it."""
+    """A `scale_by_rms`: its arguments, its averages, and what its updates are multiplied by."""
 
-    numbers: dict[str, Any]
-    state: RmsState
+    arguments: dict[str, Any]
+    nu: Any
+    mu: Any
     factor: Any = 1.0
+
+    def times(self, factor: Any) -> "_Rms":
+        return self._replace(factor=self.factor * factor)
+
+    def of(self, mask: Callable[[Any], bool], value: bool = True) -> "_Rms":
+        """The same for the parameters for whose paths a mask has a value."""
+        choose = lambda path, x: x if mask(path) is value else optax.MaskedNode()
+        nu, mu = (jax.tree.map_with_path(choose, tree) for tree in (self.nu, self.mu))
+        return self._replace(nu=nu, mu=mu)
 
 
 def _find(tx: Any, opt_state: Any) -> list[_Rms]:
-    try:
-        with jax.numpy_dtype_promotion("standard"):  # between factors
-            found = _walk(tx, _plain(opt_state), [])
-    except AttributeError as error:
-        raise ValueError(f"opt_state isn't a state of tx: {error}.") from error
+    whole = take_apart(tx, _plain(opt_state))
+    with jax.numpy_dtype_promotion("standard"):  # between factors
+        found = _follow(whole, [])
     if not found:
-        parts = ", ".join(part.name for part in take_apart(tx))
+        leaves = [p.name for p in whole.walk() if not p.children and p.factory != optax.identity]
         raise ValueError(
-            f"tx has no RMSProp of rmsprop_jax, only these parts: {parts}. (For optax.rmsprop, "
-            "take rmsprop_jax.dialects.optax; interop.optax.load takes over its state.)"
+            f"tx has no RMSProp of rmsprop_jax, only these parts: {', '.join(leaves)}. (For "
+            "optax.rmsprop, take rmsprop_jax.dialects.optax; interop.optax.load takes over its "
+            "state.)"
         )
-    return found
+    return [rms for rms in found if _named(rms.nu)] or found[:1]
 
 
-def _walk(tx: Any, state: Any, found: list[_Rms]) -> list[_Rms]:
-    """Goes through a transformation, with its state beside it and what was found before it."""
-    memory = {**closure(tx.init), **closure(tx.update)}
-    times = lambda factor: [rms._replace(factor=rms.factor * factor) for rms in found]
-    match getattr(tx.update, "__qualname__", "").partition(".")[0]:
-        case "scale_by_rms" if "centered" in memory:  # Optax's has the same name
-            if not isinstance(state, RmsState):
-                raise _mismatch("an RmsState", state)
-            return [*found, _Rms(memory, state)]
-        case "scale":
-            return times(memory["step_size"])
-        case "scale_by_schedule":
-            return times(memory["step_size_fn"](jnp.maximum(state.count - 1, 0)))
-        case "reduce_on_plateau":
-            return times(state.scale)
-        case "compiled":
-            return _walk(memory["transformation"], state, found)
-        case "with_extra_args_support":
-            return _walk(memory["tx"], state, found)
-        case "inject_hyperparams":
-            inner = memory["inner_factory"](**memory["other_hps"], **state.hyperparams)
-            return _walk(inner, state.inner_state, found)
-        case "chain":
-            pairs = zip(memory["init_fns"], memory["update_fns"], strict=True)
-            parts = [optax.GradientTransformation(*pair) for pair in pairs]
-            if not isinstance(state, tuple) or len(state) != len(parts):
-                raise _mismatch(f"a tuple of {len(parts)} states", state)
-            for part, part_state in zip(parts, state, strict=True):
-                found = _walk(part, part_state, found)
-            return found
-        case "named_chain":
-            for name, part in memory["transforms"]:
-                found = _walk(part, state[name], found)
-            return found
-        case "partition":
-            branches = [(tx, state.inner_states[k]) for k, tx in memory["transforms"].items()]
-            return found + [rms for tx, s in branches for rms in _walk_masked(tx, s, found)]
-        case "masked":
-            return found + _walk_masked(memory["inner"], state, found)
-        case "store":
-            return _walk(memory["tx"], unpack(state, **dict(memory["chosen"])), found)
-    inner = next((v for v in memory.values() if isinstance(v, optax.GradientTransformation)), None)
-    if inner is None:
+def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
+    """Goes through a part, with the RMSProps found before it, whose updates it may scale."""
+    factory, arguments, state = part.factory, part.arguments, part.state
+    has_rms = any(p.factory is scale_by_rms for p in part.walk())
+    if factory is scale_by_rms:
+        if not isinstance(state, RmsState):
+            raise mismatch("an RmsState", state)
+        return [*found, _Rms(arguments, state.nu, state.mu)]
+    if not (has_rms or found) or factory in NOT_SCALING:
         return found
-    fields = ("inner_state", "inner_opt_state", "base_optimizer_state", "fast_state", "inner")
-    inner_state = next((getattr(state, f) for f in fields if hasattr(state, f)), state)
-    return _walk(inner, inner_state, found)
+    if factory in _FACTORS:
+        factor = _FACTORS[factory](part)
+        return [rms.times(factor) for rms in found]
+    if factory is store:
+        inside = take_apart(arguments["tx"], unpack(state, **arguments["formats"]))
+        return _follow(inside, found)
+    passing = factory in PASSING and not (found and factory is optax.MultiSteps)
+    if part.in_turn or passing:
+        for child in part.children.values():
+            found = _follow(child, found)
+        return found
+    if factory is optax.masked:
+        return _follow_masked(part.children["inner"], found, arguments["mask"], True)
+    if factory is optax.partition:
+        for label, child in part.children.items():
+            found = _follow_masked(child, found, arguments["param_labels"], label)
+        return found
+    if factory is optax.conditionally_mask:
+        return _follow_conditional(part, found, 0.0)
+    if factory is optax.conditionally_transform and not has_rms:
+        return _follow_conditional(part, found, 1.0)
+    raise ValueError(
+        f"What {part.name} does to the updates of an RMSProp can't be told here, so neither can a "
+        "learning rate: pass the RMSProp alone, with its own part of the state."
+    )
 
 
-def _mismatch(expected: str, state: Any) -> ValueError:
-    found = [type(s).__name__ for s in state] if type(state) is tuple else type(state).__name__
-    return ValueError(f"opt_state isn't a state of tx: in the place of {expected} it has {found}.")
+def _follow_masked(part: Part, found: list[_Rms], tree: Any, value: Any) -> list[_Rms]:
+    """The same for a part that acts where a mask, or a tree of labels, has a value."""
+
+    def chosen(rms: _Rms) -> Callable[[Any], bool]:
+        leaves = jax.tree.leaves(tree)
+        is_function = callable(tree) and (not leaves or all(map(callable, leaves)))
+        known = jax.tree.leaves_with_path(tree(rms.nu) if is_function else tree)
+        return lambda path: any(bool(x == value) for p, x in known if path[: len(p)] == p)
+
+    masks = [chosen(rms) for rms in found]
+    inside = [rms.of(mask) for rms, mask in zip(found, masks, strict=True)]
+    after = _follow(part, inside)
+    if all(x.factor is y.factor for x, y in zip(inside, after, strict=False)):
+        return found + after[len(found) :]
+    return after + [rms.of(mask, False) for rms, mask in zip(found, masks, strict=True)]
 
 
-def _walk_masked(tx: Any, state: Any, before: list[_Rms]) -> list[_Rms]:
-    """What is found in a transformation that acts on a part of the parameters only."""
-    found = _walk(tx, state.inner_state, before)
-    is_masked = lambda x: isinstance(x, optax.MaskedNode)
-    for new, old in zip(found, before, strict=False):
-        # An RMSProp that is masked too is taken to be that of other parameters.
-        masked = any(map(is_masked, jax.tree.leaves(old.state.nu, is_leaf=is_masked)))
-        if new is not old and not masked:
-            raise ValueError(
-                "tx scales a part of the parameters after an RMSProp of all, so that there is no "
-                "one learning rate: give each part an RMSProp of its own, as in optax.partition("
-                "{'fast': rmsprop(0.1), 'slow': rmsprop(0.01)}, labels)."
-            )
-    return found[len(before) :]
+def _follow_conditional(part: Part, found: list[_Rms], otherwise: float) -> list[_Rms]:
+    """The same for a part that acted or not, at the step before the one that the state counts."""
+    condition = part.arguments["should_transform_fn"]
+    if part.arguments.get("forward_extra_args", True):
+        raise ValueError(f"{part.name} depends on more than its state: there is no learning rate.")
+    acted = condition(jnp.maximum(part.state.step - 1, 0))
+    inner = part.children["inner"]
+    if not found:
+        return [rms.times(jnp.where(acted, 1.0, otherwise)) for rms in _follow(inner, [])]
+    alone = [(rms, _follow(inner, [rms._replace(factor=1.0)])) for rms in found]
+    return [
+        new._replace(factor=rms.factor * jnp.where(acted, new.factor, otherwise))
+        for rms, after in alone
+        for new in after
+    ]
+
+
+def _count(part: Part) -> Any:
+    """The number of updates that a part had made before its last one."""
+    if not hasattr(part.state, "count"):
+        raise mismatch(f"the state of {part.name}", part.state)
+    return jnp.maximum(part.state.count - 1, 0)
+
+
+def _learning_rate(part: Part) -> Any:
+    rate: Any = part.arguments["learning_rate"]
+    return -(rate(_count(part)) if callable(rate) else rate)
+
+
+# What parts multiply updates by.
+_FACTORS: dict[Any, Callable[[Part], Any]] = {
+    parts.scale_by_learning_rate: _learning_rate,
+    parts.scale: lambda part: part.arguments["step_size"],
+    optax.scale: lambda part: part.arguments["step_size"],
+    optax.scale_by_schedule: lambda part: part.arguments["step_size_fn"](_count(part)),
+    optax.contrib.reduce_on_plateau: lambda part: part.state.scale,
+    optax.set_to_zero: lambda part: 0.0,
+}
 
 
 def _rates(found: list[_Rms]) -> Any:
     rates = [-jnp.asarray(rms.factor) for rms in found]
     if len(rates) == 1:
         return rates[0]
-    return {k: rate for rms, rate in zip(found, rates, strict=True) for k in _named(rms.state.nu)}
+    return {k: rate for rms, rate in zip(found, rates, strict=True) for k in _named(rms.nu)}
 
 
 def _effective_rates(found: list[_Rms], quantiles: Sequence[float]) -> dict[str, dict[str, Any]]:
     for q in quantiles:
-        check_range("quantiles", q, upper=math.nextafter(1.0, 2.0))
+        check_range("quantiles", q, upper=1.0)
     rates = {}
     for rms in found:
-        eps, inside = rms.numbers["eps"], rms.numbers["eps_in_sqrt"]
-        rates |= _divide(-rms.factor, _named(rms.state.nu), eps, inside, tuple(quantiles))
+        eps, inside = rms.arguments["eps"], rms.arguments["eps_in_sqrt"]
+        rates |= _divide(-rms.factor, _named(rms.nu), eps, inside, tuple(quantiles))
     return rates
 
 

@@ -3,6 +3,7 @@
 Some are parts of Optax that are left out, their state with them, where a number isn't `given`.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -111,12 +112,22 @@ def decoupled_decay(
     return optax.GradientTransformation(init, update)
 
 
+@dataclasses.dataclass(frozen=True)
+class InverseTimeDecay:
+    """The schedule learning_rate / (1 + decay t)."""
+
+    learning_rate: Any
+    decay: Any
+
+    def __call__(self, count: Any) -> Any:
+        """The rate at a number of updates."""
+        rate = self.learning_rate
+        return (rate(count) if callable(rate) else rate) / (1 + self.decay * count)
+
+
 def inverse_time_decay(learning_rate: Any, decay: Any) -> optax.ScalarOrSchedule:
-    """learning_rate / (1 + decay t)."""
-    if not given(decay):
-        return learning_rate
-    rate = learning_rate if callable(learning_rate) else lambda count: learning_rate
-    return lambda count: rate(count) / (1 + decay * count)
+    """learning_rate / (1 + decay t), if decay is given."""
+    return InverseTimeDecay(learning_rate, decay) if given(decay) else learning_rate
 
 
 def unscale(factor: Any) -> optax.GradientTransformation:

@@ -7,6 +7,8 @@ with it in chains and wrappers. `anatomy` reads it.
 
 import functools
 import inspect
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
@@ -33,14 +35,19 @@ class Record(NamedTuple):
 
 def record_of(tx: Any) -> Record | None:
     """The record that a transformation carries, if it does."""
-    return getattr(getattr(tx, "update", None), _ATTRIBUTE, None)
+    update = getattr(tx, "update", None)
+    if not isinstance(update, types.FunctionType):
+        return None
+    # A user's wrapper that says functools.wraps(update) has the attribute too, and isn't the owner.
+    owner, record = getattr(update, _ATTRIBUTE, (lambda: None, None))
+    return record if owner() is update else None
 
 
 def attach(
     tx: optax.GradientTransformationExtraArgs, record: Record
 ) -> optax.GradientTransformationExtraArgs:
     """Gives a transformation its record. `update` must be its own, not shared with others."""
-    setattr(tx.update, _ATTRIBUTE, record)
+    setattr(tx.update, _ATTRIBUTE, (weakref.ref(tx.update), record))
     return tx
 
 
@@ -59,10 +66,11 @@ def recorded(
 def record_call(
     name: Callable[..., Any],
     factory: Callable[_P, optax.GradientTransformation],
+    /,
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Calls a factory; what it makes carries a record of the call, as one of the function `name`."""
+    """Calls a factory; what it makes carries a record of the call, as one of `name`."""
     bound = inspect.signature(factory).bind(*args, **kwargs)
     bound.apply_defaults()
     tx = factory(*args, **kwargs)

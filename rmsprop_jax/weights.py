@@ -16,6 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from rmsprop_jax.precision import is_narrow, widen
+from rmsprop_jax.records import recorded
 from rmsprop_jax.storage import BF16
 from rmsprop_jax.storage.hashing import random_bits
 
@@ -100,6 +101,7 @@ class CompensateState(NamedTuple):
     inner: Any
 
 
+@recorded
 def compensate(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Trains narrow parameters as if they were float32, by remembering what rounding took.
 

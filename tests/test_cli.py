@@ -57,7 +57,7 @@ def test_interrupt(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rmsprop_jax.explanation.main", interrupted)
+    monkeypatch.setattr("rmsprop_jax.table.main", interrupted)
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "dialects")
     assert caught.value.code == 130

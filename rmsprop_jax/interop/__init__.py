@@ -9,7 +9,7 @@ a decay of 0.99; these functions are there to spare it that.
 state in whatever containers it was saved, also into an optimizer of other options.
 """
 
+from rmsprop_jax.checkpoints import restore
 from rmsprop_jax.interop import keras, optax, pytorch, tensorflow
-from rmsprop_jax.interop.checkpoints import restore
 
 __all__ = ["keras", "optax", "pytorch", "restore", "tensorflow"]

@@ -108,7 +108,7 @@ def dump(
       >>> print(*dump(tx, tx.init(params), params, lambda tree: tree))
       rmsprop/iteration rmsprop/learning_rate rmsprop/dense_kernel_velocity
     """
-    trees, count = states.take(opt_state)
+    trees, count = states.take(tx, opt_state)
     slots = states.dump(trees, weights, from_params, _keys(tx, weights))
     dialect, arguments = states.made_by(tx)
     prefix, rate = arguments["name"] or "rmsprop", arguments["learning_rate"]

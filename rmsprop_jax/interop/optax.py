@@ -10,7 +10,8 @@ import numpy as np
 # `optax` alone would be this module for its readers.
 import optax as _optax
 
-from rmsprop_jax.interop import arrays, checkpoints, states
+from rmsprop_jax import checkpoints
+from rmsprop_jax.interop import arrays, states
 from rmsprop_jax.transform import RmsState
 
 __all__ = ["dump", "load"]

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from rmsprop_jax import dialects, parts
-from rmsprop_jax.explanation import take_apart
+from rmsprop_jax.anatomy import take_apart
 from rmsprop_jax.interop import arrays, states
 
 __all__ = ["dump", "load"]
@@ -161,7 +161,7 @@ def dump(
       {'step': (), 'square_avg': (3, 2), 'momentum_buffer': (3, 2)}
     """
     is_complex = any("complex" in str(x.dtype) for x in weights.values())
-    trees, count = states.take(opt_state, join=is_complex)
+    trees, count = states.take(tx, opt_state, join=is_complex)
     groups = _groups(tx, trees["nu"], weights, from_params)
     keys = _keys((arguments, members) for _, arguments, members in groups)
     saved = states.dump(trees, weights, from_params, keys)
@@ -256,18 +256,20 @@ def _labels(members, weights, to_params):
 
 def _groups(tx, nu, weights, from_params):
     """For each group its dialect, arguments and the names of its parameters."""
-    partition = next((part for part in take_apart(tx) if part.name == "partition"), None)
+    whole = take_apart(tx)
+    partition = next((part for part in whole.walk() if part.factory is optax.partition), None)
     if partition is None:
-        return [(*_made_by(tx), list(weights))]
-    txs, labels = partition.numbers["transforms"], partition.numbers["param_labels"]
+        return [(*_made_by(whole), list(weights))]
+    states.check_end(whole, partition)
+    labels = partition.arguments["param_labels"]
     labels = labels(nu) if callable(labels) else labels
-    place = list(txs).index
+    place = list(partition.children).index
     number = lambda label, part: jax.tree.map(lambda x: np.full(x.shape, place(label)), part)
     numbered = from_params(jax.tree.map(number, labels, nu))
     numbers = {name: arrays.as_array(x).max(initial=0) for name, x in numbered.items()}
     return [
-        (*_made_by(tx), [name for name in weights if numbers[name] == k])
-        for k, tx in enumerate(txs.values())
+        (*_made_by(group), [name for name in weights if numbers[name] == k])
+        for k, group in enumerate(partition.children.values())
     ]
 
 

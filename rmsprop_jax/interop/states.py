@@ -6,7 +6,6 @@ the variance), and the trace is what is subtracted from the parameters (a state 
 learning rate comes before the momentum has it with the opposite sign).
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import optax
 
 from rmsprop_jax import dialects
+from rmsprop_jax.anatomy import Part, find_traces, take_apart
 from rmsprop_jax.interop.arrays import Named, as_array, cast_like, check, check_numbers
 from rmsprop_jax.transform import RmsState
 
@@ -61,7 +61,7 @@ def load(
         )
 
     template = tx.init(to_params(weights))
-    return put(template, {name: tree(part) for name, part in keys.items()}, count)
+    return put(tx, template, {name: tree(part) for name, part in keys.items()}, count)
 
 
 def dump(
@@ -90,10 +90,11 @@ def dump(
     return arrays
 
 
-def put(template: Any, trees: Mapping[str, Any], count: int | None) -> Any:
+def put(tx: Any, template: Any, trees: Mapping[str, Any], count: int | None) -> Any:
     """Puts accumulators into a state in the place of its own.
 
     Args:
+      tx: the transformation that the state is of.
       template: a state; that of `optax.partition` takes from the trees what its groups have.
       trees: the accumulators, each a tree like the parameters.
       count: number of updates made; `None` leaves it 0, if nothing depends on it.
@@ -105,16 +106,15 @@ def put(template: Any, trees: Mapping[str, Any], count: int | None) -> Any:
       ValueError: if a schedule depends on the count, and for complex accumulators where the state
         has real ones.
     """
-    nodes: list[tuple[Any, Any]]
-    nodes, treedef = jax.tree_util.tree_flatten_with_path(template, is_leaf=_is_node)
-    if count is None and any(_is_node(x) and x._fields == ("count",) for _, x in nodes):
+    nodes, treedef = jax.tree.flatten(template, is_leaf=_is_node)
+    if count is None and any(_is_node(x) and x._fields == ("count",) for x in nodes):
         raise ValueError(
             "The checkpoint doesn't say how many updates were made, and a schedule depends on it: "
             "pass count."
         )
-    signs = _signs(nodes)
+    sign_of = _signs(take_apart(tx, template))
 
-    def fill(path: Any, node: Any) -> Any:
+    def fill(node: Any) -> Any:
         if not _is_node(node):
             return node
         new: dict[str, Any] = {}
@@ -127,39 +127,41 @@ def put(template: Any, trees: Mapping[str, Any], count: int | None) -> Any:
                 nu = _map(variance, nu, new["mu"])
             new["nu"] = nu
         if "trace" in node._fields:
-            new["trace"] = _like(node.trace, _map(lambda x: signs[path] * x, trees["trace"]))
+            new["trace"] = _like(node.trace, _map(lambda x: sign_of[id(node)] * x, trees["trace"]))
         return jax.tree.map(cast_like, node, node._replace(**new))
 
-    return treedef.unflatten([fill(path, node) for path, node in nodes])
+    return treedef.unflatten(map(fill, nodes))
 
 
-def take(state: Any, join: bool = False) -> tuple[dict[str, Any], int]:
+def take(tx: Any, state: Any, join: bool = False) -> tuple[dict[str, Any], int]:
     """Takes the accumulators out of a state.
 
     Args:
-      state: a state of this library; the groups of `optax.partition` are put together.
+      tx: the transformation that the state is of.
+      state: its state; the groups of `optax.partition` are put together.
       join: make complex arrays of pairs of arrays, which is how `dialects.pytorch` keeps them.
 
     Returns:
       The accumulators as trees of NumPy arrays, 0 where the state has none; and the count.
 
     Raises:
-      ValueError: for a state without an `RmsState`.
+      ValueError: for a state that isn't one of tx, and if no dialect made tx.
     """
-    nodes: list[tuple[Any, Any]]
-    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_node)
-    signs = _signs(nodes)
+    whole = take_apart(tx, state)
+    made = find_dialects(whole)
+    if not made:
+        raise _not_one(0)
+    sign_of, nodes = _signs(whole), [part.state for call in made for part in call.walk()]
     parts: dict[str, list[Any]] = {name: [] for name in ACCUMULATORS}
-    for path, node in nodes:
+    for node in {id(node): node for node in nodes}.values():
         if isinstance(node, RmsState) and node.mu is None:
             parts["nu"].append(_map(np.array, node.nu))
         elif isinstance(node, RmsState):
             parts["nu"].append(_map(second_moment, node.nu, node.mu))
             parts["mu"].append(_map(np.array, node.mu))
         elif "trace" in getattr(node, "_fields", ()):
-            parts["trace"].append(_map(lambda x, s=signs[path]: s * np.array(x), node.trace))
-    if not parts["nu"]:
-        raise ValueError("The state has no RmsState: it isn't one of this library.")
+            sign = sign_of[id(node)]
+            parts["trace"].append(_map(lambda x, sign=sign: sign * np.array(x), node.trace))
     if join:
         parts = {name: [_join_pairs(tree) for tree in part] for name, part in parts.items()}
 
@@ -167,7 +169,7 @@ def take(state: Any, join: bool = False) -> tuple[dict[str, Any], int]:
     nu = jax.tree.map(lambda *xs: first(xs, xs[0]), *parts["nu"], is_leaf=_is_masked)
     or_zeros = lambda nu, *xs: first(xs, np.zeros_like(nu))
     trees = {name: jax.tree.map(or_zeros, nu, *part) for name, part in parts.items()}
-    return trees, max(int(node.count) for _, node in nodes if isinstance(node, RmsState))
+    return trees, max(int(node.count) for node in nodes if isinstance(node, RmsState))
 
 
 def variance(second: Any, mu: Any) -> Any:
@@ -181,8 +183,8 @@ def second_moment(nu: Any, mu: Any) -> Any:
     return (_wide(nu) + _abs_sq(mu)).astype(np.asarray(nu).dtype)
 
 
-def made_by(tx: optax.GradientTransformation) -> tuple[str, dict[str, Any]]:
-    """The call of a dialect that made a transformation, which may stand in a chain with others.
+def made_by(tx: optax.GradientTransformation | Part) -> tuple[str, dict[str, Any]]:
+    """The call of a dialect that made a transformation, maybe behind others in a chain.
 
     Args:
       tx: such as `dialects.keras(0.01)`, `optax.chain(optax.clip(1.0), dialects.pytorch())` or
@@ -192,21 +194,48 @@ def made_by(tx: optax.GradientTransformation) -> tuple[str, dict[str, Any]]:
       The name of the dialect and all of its arguments.
 
     Raises:
-      ValueError: unless there is exactly one dialect in tx.
+      ValueError: unless there is exactly one dialect in tx, and nothing behind it.
 
     Example:
       >>> name, arguments = made_by(optax.chain(optax.clip(1.0), dialects.mlx(0.1)))
       >>> print(name, arguments)
-      mlx {'alpha': 0.99, 'eps': 1e-08, 'learning_rate': 0.1}
+      mlx {'learning_rate': 0.1, 'alpha': 0.99, 'eps': 1e-08}
     """
-    calls = _calls(tx)
+    whole = tx if isinstance(tx, Part) else take_apart(tx)
+    calls = find_dialects(whole)
     if len(calls) != 1:
-        raise ValueError(
-            f"Only what one of rmsprop_jax.dialects made can be written for a framework; here are "
-            f"{len(calls)} of them. Other states of this library can be moved into a dialect's by "
-            "interop.restore(dialects.pytorch(...), opt_state, params)."
-        )
-    return calls[0]
+        raise _not_one(len(calls))
+    check_end(whole, calls[0])
+    return calls[0].name, calls[0].arguments
+
+
+def find_dialects(whole: Part) -> list[Part]:
+    """All parts that dialects made."""
+    known = [getattr(dialects, name) for name in dialects.__all__]
+    return [part for part in whole.walk() if part.factory in known]
+
+
+def check_end(whole: Part, end: Part) -> None:
+    """Raises if anything but parts in front changes what a part does."""
+    while whole is not end:
+        children = [c for c in whole.children.values() if c.factory is not optax.identity]
+        is_last = whole.in_turn and any(part is end for part in children[-1].walk())
+        if not is_last:
+            other = children[-1].name if whole.in_turn else whole.name
+            raise ValueError(
+                f"{other} changes the updates of {end.name}, so that nothing that can be written "
+                "for a framework would go on like this optimizer: pass the dialect and its own "
+                "part of the state."
+            )
+        whole = children[-1]
+
+
+def _not_one(number: int) -> ValueError:
+    return ValueError(
+        f"Only what one of rmsprop_jax.dialects made can be written for a framework; here are "
+        f"{number} of them. Other states of this library can be moved into a dialect's by "
+        "interop.restore(dialects.pytorch(...), opt_state, params)."
+    )
 
 
 def rate_at(learning_rate: Any, count: int) -> float:
@@ -225,12 +254,10 @@ def _is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _signs(nodes: list[tuple[Any, Any]]) -> dict[Any, int]:
-    """For each trace +1 or -1: in all chains here, it is next to `RmsState` or after the rate."""
-    in_chains = [(p, x) for p, x in nodes if p and isinstance(p[-1], jax.tree_util.SequenceKey)]
-    rms = {path[:-1]: path[-1].idx for path, node in in_chains if isinstance(node, RmsState)}
-    steps = {path: path[-1].idx - rms[path[:-1]] for path, _ in in_chains if path[:-1] in rms}
-    return {path: 1 if step == 1 else -1 for path, step in steps.items()}
+def _signs(whole: Part) -> dict[int, int]:
+    """For each trace by the id of its state +1 or -1, which is what the learning rate brings."""
+    traces = [trace for made in find_dialects(whole) for trace in find_traces(made)]
+    return {id(trace.state): 1 if trace.side == "outside" else -1 for trace in traces}
 
 
 def _map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -259,23 +286,6 @@ def _join_pairs(tree: Any) -> Any:
     is_pair = lambda x: type(x) is tuple and len(x) == 2 and all(hasattr(y, "dtype") for y in x)
     join = lambda x: x[0] + 1j * x[1] if is_pair(x) else x
     return jax.tree.map(join, tree, is_leaf=lambda x: is_pair(x) or _is_masked(x))
-
-
-def _calls(tx: Any) -> list[tuple[str, dict[str, Any]]]:
-    """All calls of dialects in a transformation, read off its closures as `take_apart` does."""
-    if not (inspect.isfunction(tx.init) and inspect.isfunction(tx.update)):
-        return []
-    memory = {
-        **inspect.getclosurevars(tx.init).nonlocals,
-        **inspect.getclosurevars(tx.update).nonlocals,
-    }
-    if "factory" in memory:
-        factory = memory["factory"]
-        if factory.__module__ == dialects.__name__:
-            return [(factory.__name__, join(memory["program"], memory["arrays"]))]
-        return _calls(memory["transformation"])
-    pairs = zip(memory.get("init_fns", ()), memory.get("update_fns", ()), strict=True)
-    return [call for pair in pairs for call in _calls(optax.GradientTransformation(*pair))]
 
 
 def _wide(x: Any) -> Any:

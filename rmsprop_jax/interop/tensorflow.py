@@ -109,7 +109,7 @@ def dump(
       >>> print(*dump(tx, tx.init(params), params, lambda tree: tree))
       w/RMSProp w/RMSProp_1 w/RMSProp_2
     """
-    trees, _ = states.take(opt_state)
+    trees, _ = states.take(tx, opt_state)
     return states.dump(trees, weights, from_params, _keys(tx, weights, optimizer))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
+from rmsprop_jax.records import recorded
 from rmsprop_jax.storage.formats import Format, as_format, unit
 from rmsprop_jax.storage.hashing import random_bits
 
@@ -31,6 +32,7 @@ class StoreState(NamedTuple):
     inner: Any
 
 
+@recorded
 def store(
     tx: optax.GradientTransformation, *, seed: int = 0, **formats: Format | DTypeLike
 ) -> optax.GradientTransformationExtraArgs:

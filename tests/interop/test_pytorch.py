@@ -132,7 +132,7 @@ def test_names_in_the_checkpoint_settle_the_order():
     train(model, optimizer, IMAGES[:4])
     weights = weights_of(model)  # in another order
     tx, state = pytorch.load(optimizer.state_dict(), weights, to_params)
-    nu, mu = (states.take(state)[0][part] for part in ("nu", "mu"))
+    nu, mu = (states.take(tx, state)[0][part] for part in ("nu", "mu"))
     for name, p in named.items():
         slots = optimizer.state[p]
         np.testing.assert_array_equal(from_params(nu)[name], slots["square_avg"])
@@ -334,8 +334,15 @@ def test_dump_of_what_is_not_pytorch(checkpoint):
     for tx, says in ((dialects.keras(0.1), "keras isn't"), (twice, "2 of"), (by_hand, "0 of")):
         with pytest.raises(ValueError, match=says):
             write(tx, tx.init(params))
-    with pytest.raises(ValueError, match="no RmsState"):
+    with pytest.raises(ValueError, match="0 of"):
         write(optax.sgd(0.1), optax.sgd(0.1).init(params))
+    behind = optax.chain(dialects.pytorch(0.1), optax.trace(0.9))
+    with pytest.raises(ValueError, match="trace changes the updates of pytorch"):
+        write(behind, behind.init(params))
+    in_front = optax.chain(optax.trace(0.9), dialects.pytorch(0.1, momentum=0.5))
+    state = in_front.init(params)
+    alone = write(dialects.pytorch(0.1, momentum=0.5), state[1])
+    jax.tree.map(np.testing.assert_array_equal, write(in_front, state), alone)
 
 
 def test_bfloat16_weights(checkpoint):

@@ -1,7 +1,7 @@
 """States of this library from checkpoints, also from those of other options."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rmsprop_jax.anatomy import find_traces, take_apart
 from rmsprop_jax.interop import arrays, states
 
 
@@ -18,6 +19,7 @@ def restore(
     params: optax.Params,
     *,
     learning_rate: float | None = None,
+    saved_by: optax.GradientTransformation | None = None,
 ) -> optax.OptState:
     """Makes a state of a saved one, also if that is of other options or of another dialect.
 
@@ -34,6 +36,10 @@ def restore(
         learning rate now before the momentum, it was after it      trace = -learning_rate trace
         learning rate now after the momentum, it was before it      trace = -trace / learning_rate
 
+    A state doesn't say on which side of the momentum the learning rate was. What tx does is known;
+    pass as `saved_by` what made the state, unless that is tx, or has its accumulators in the very
+    places of a state of tx.
+
     Args:
       tx: what the state is for.
       saved: the state itself; or how it came back from Orbax, `flax.serialization` or an npz file,
@@ -45,14 +51,15 @@ def restore(
       learning_rate: the one in force, for a trace that the learning rate enters or leaves. A trace
         is a sum of steps that had their own learning rates, so the change is exact if those were
         the same.
+      saved_by: the optimizer that the state was saved from, made as it was made there.
 
     Returns:
       A state like `tx.init(params)`, and sharded like that.
 
     Raises:
       ValueError: naming all arrays that are missing, too many, of a wrong shape or of another kind
-        of number; for another optimizer's state; for a negative nu; and if the learning rate enters
-        or leaves the trace and isn't given.
+        of number; for another optimizer's state; for a negative nu; if the learning rate enters or
+        leaves the trace and isn't given; and if it can't be told whether it does.
       TypeError: for what is no state, such as the path or the bytes of a file.
 
     Example:
@@ -69,11 +76,24 @@ def restore(
       https://flax.readthedocs.io/en/stable/api_reference/flax.serialization.html
     """
     template = tx.init(params)
-    mine, theirs = _entries(template), _entries(_name_fields(saved, template))
+    saved = _name_fields(saved, template)
+    mine = _entries(template)
+    theirs = _entries(saved, names=_names(mine))
     want, have = _arrays(mine), _arrays(theirs)
     _check_options(have, want)
     arrays.check_numbers(have, [key for key in have if _part(key) == "nu"])
-    factors = _trace_factors(mine, theirs, learning_rate)
+    factors: dict[str, float] = {}
+    if any(_part(key) == "trace" for key in want.keys() & have.keys()):
+        if saved_by is not None:
+            origin = saved_by.init(params)
+            sides = _sides(tx, template, mine), _sides(saved_by, origin, _entries(origin))
+            factors = _trace_factors(*sides, [key for key in want if key in have], learning_rate)
+        elif not _are_in_place(saved, theirs, template, mine):
+            raise ValueError(
+                "saved has its accumulators in other places than a state of tx, so that the "
+                "learning rate may have been on the other side of the momentum: pass saved_by, the "
+                "optimizer that the state was saved from."
+            )
 
     def value(key, old):
         mu_key = key.replace("nu", "mu", 1)
@@ -84,7 +104,10 @@ def restore(
             return states.second_moment(have[key], have[mu_key])
         if key in factors:
             return factors[key] * have[key]
-        return have.get(key, have[_COUNT] if _part(key) == "count" else old)
+        if key not in have and _part(key) == "count":
+            arrays.check(have, {**have, _COUNT: old})
+            return have[_COUNT]
+        return have.get(key, old)
 
     return _fill(mine, template, value)
 
@@ -104,7 +127,7 @@ def match(template: Any, saved: Any, kinds: str) -> Any:
       ValueError: naming all arrays that differ in name, shape or kind of number.
     """
     entries = _entries(template, kinds)
-    have = _arrays(_entries(_name_fields(saved, template), kinds))
+    have = _arrays(_entries(_name_fields(saved, template), kinds, _names(entries)))
     arrays.check(have, _arrays(entries))
     arrays.check_numbers(have, [key for key in have if _part(key) == "nu"])
     return _fill(entries, template, lambda key, old: have[key])
@@ -121,32 +144,52 @@ def _part(key: str) -> str:
     return "count" if key == _COUNT or words[-1] == "count" else ""
 
 
-def _entries(tree: Any, kinds: str = "RmsState") -> list[tuple[str, list[str], Any]]:
+def _words(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
+def _names(entries: list[Any]) -> set[str]:
+    """The names of the parameters that accumulators are of."""
+    keys = (key for key, _, _ in entries if _part(key) in states.ACCUMULATORS)
+    return {key.partition("/")[2] for key in keys}
+
+
+def _entries(
+    tree: Any, kinds: str = "RmsState", names: Collection[str] = ()
+) -> list[tuple[str, list[str], Any]]:
     """All arrays of a state with a name for what they are and the path of what they are in.
 
-    Accumulators are named by the parameter, wherever in the state they are. The first of their
-    names on the way counts: what comes below it is the user's parameters.
+    Accumulators are named by the parameter, wherever in the state they are. The field of a named
+    tuple tells one; where there is no such, the first word on the way behind which the name of a
+    parameter comes, since users may call parameters and labels "nu" as well.
     """
     has_nu = lambda x: "nu" in getattr(x, "_fields", ())
     for x in jax.tree.leaves(tree, is_leaf=has_nu):
         if has_nu(x) and not re.fullmatch(kinds, type(x).__name__):
             raise ValueError(f"{type(x).__name__} is the state of another optimizer.")
-    # Flax NNX keeps an array in the field "value" of a variable, and saves it without.
-    words = lambda path: jax.tree_util.keystr(path, simple=True, separator="/").removesuffix(
-        "/value"
-    )
-    paths = [(words(path).split("/"), x) for path, x in jax.tree.leaves_with_path(tree)]
-    depth = lambda path: next((i for i, w in enumerate(path) if w in states.ACCUMULATORS), None)
-    averages = [path[: depth(path)] for path, _ in paths if "nu" in path]
+
+    def depth(path, words):
+        for i, key in enumerate(path):
+            if isinstance(key, jax.tree_util.GetAttrKey) and key.name in states.ACCUMULATORS:
+                return len(_words(path[:i])) if i else 0
+        places = (i for i, word in enumerate(words) if word in states.ACCUMULATORS)
+        return next((i for i in places if "/".join(words[i + 1 :]) in names), None)
+
+    paths = []
+    for path, x in jax.tree.leaves_with_path(tree):
+        # Flax NNX keeps an array in the field "value" of a variable, and saves it without.
+        words = _words(path)
+        words = words[:-1] if len(words) > 1 and words[-1] == "value" else words
+        paths.append((words, depth(path, words), x))
+    averages = [words[:at] for words, at, _ in paths if at is not None and words[at] == "nu"]
     entries = []
-    for path, x in paths:
-        at = depth(path)
+    for words, at, x in paths:
         if at is not None:
-            entries.append(("/".join(path[at:]), path[:at], x))
-        elif path[-1] == "count" and path[:-1] in averages:
-            entries.append((_COUNT, path[:-1], x))
+            entries.append(("/".join(words[at:]), words[:at], x))
+        elif words[-1] == "count" and words[:-1] in averages:
+            entries.append((_COUNT, words[:-1], x))
         else:
-            entries.append(("/".join(path), [], x))
+            entries.append(("/".join(words), [], x))
     return entries
 
 
@@ -194,30 +237,51 @@ def _check_options(have: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> 
     arrays.check(have, want)
 
 
-def _trace_factors(mine: Any, theirs: Any, learning_rate: float | None) -> dict[str, float]:
-    """What a saved trace is multiplied by, where the learning rate changes its side.
+def _are_in_place(saved: Any, theirs: list[Any], template: Any, mine: list[Any]) -> bool:
+    """Whether accumulators of two states lie in the same places, in chains of the same length."""
+    places, others = ({key: place for key, place, _ in x} for x in (mine, theirs))
+    both = [key for key in places.keys() & others.keys() if _part(key) in states.ACCUMULATORS]
+    is_empty = lambda x: x is None or (isinstance(x, tuple | list | dict) and not x)
 
-    In all chains here, a trace is 1 place after its nu, or 2 if the learning rate is in between.
-    """
+    def members(tree, place):
+        paths = [_words(path) for path, _ in jax.tree.leaves_with_path(tree, is_leaf=is_empty)]
+        return {p[len(place)] for p in paths if p[: len(place)] == place and len(p) > len(place)}
 
-    def distances(entries):
-        places = {key: place[-1:] for key, place, _ in entries if _part(key) in ("nu", "trace")}
-        return {
-            key: int(place[0]) - int(places[key.replace("trace", "nu", 1)][0])
-            for key, place in places.items()
-            if _part(key) == "trace" and place and place[0].isdecimal()
-        }
+    chains = {tuple(places[key][:-1]): places[key][:-1] for key in both}.values()
+    return all(places[key] == others[key] for key in both) and all(
+        members(saved, chain) <= members(template, chain) for chain in chains
+    )
 
-    now, before = distances(mine), distances(theirs)
-    moves = {key: (before[key], now[key]) for key in before.keys() & now.keys()}
-    moves = {key: move for key, move in moves.items() if move[0] != move[1]}
-    if not moves:
-        return {}
-    if not learning_rate or not set(moves.values()) <= {(1, 2), (2, 1)}:
-        raise ValueError(
-            "The learning rate is on the other side of the momentum in tx than in what was saved: "
-            "pass the learning_rate that is in force, to scale the trace."
-        )
-    return {
-        key: -learning_rate if move == (1, 2) else -1 / learning_rate for key, move in moves.items()
-    }
+
+def _trace_factors(
+    now: dict[str, str | None], before: dict[str, str | None], keys: list[str], rate: float | None
+) -> dict[str, float]:
+    """What a saved trace is multiplied by, where the learning rate changes its side."""
+    factors = {}
+    for key in keys:
+        if _part(key) != "trace":
+            continue
+        if key not in before:
+            raise ValueError(f"saved_by has no {key}, which saved has: it wasn't saved by that.")
+        if now[key] is None or before[key] is None:
+            raise ValueError(
+                f"{'tx' if now[key] is None else 'saved_by'} has a part beside its momentum that "
+                "isn't known here, or scales on both sides of it, so that it can't be told whether "
+                "the learning rate is in the trace."
+            )
+        if now[key] == before[key]:
+            continue
+        if not rate:
+            raise ValueError(
+                "The learning rate is on the other side of the momentum in tx than in saved_by: "
+                "pass the learning_rate that is in force, to scale the trace."
+            )
+        factors[key] = -rate if now[key] == "inside" else -1 / rate
+    return factors
+
+
+def _sides(tx: Any, template: Any, entries: list[Any]) -> dict[str, str | None]:
+    """For each trace in a template the side of the learning rate."""
+    traces = find_traces(take_apart(tx, template))
+    side_of = {id(x): trace.side for trace in traces for x in jax.tree.leaves(trace.state)}
+    return {key: side_of.get(id(x)) for key, _, x in entries if _part(key) == "trace"}

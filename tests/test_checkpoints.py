@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rmsprop_jax import RmsState, dialects, rmsprop, scale_by_rms, storage
 from rmsprop_jax.interop import restore
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "interop" / "golden"
 SCHEDULE = optax.linear_schedule(0.1, 0.0, 100)
 PARAMS = {
     "linear/~/mlp": {"w": jnp.ones((2, 3)), "nu": jnp.ones(2)},
@@ -151,7 +151,8 @@ def test_every_option_into_every_other():
     params = {"w": jnp.ones((2, 3))}
     for before, after in itertools.product(CHOICES, CHOICES):
         old = filled(make(before), params)
-        new = restore(make(after), flax.serialization.to_state_dict(old), params)
+        saved = flax.serialization.to_state_dict(old)
+        new = restore(make(after), saved, params, saved_by=make(before))
         assert jax.tree.structure(new) == jax.tree.structure(make(after).init(params))
         nu, mu, trace = (find(old, name) for name in ("nu", "mu", "trace"))
         new_nu, new_mu, new_trace = (find(new, name) for name in ("nu", "mu", "trace"))
@@ -184,9 +185,11 @@ def test_learning_rate_changes_sides():
         there, _ = go_on(first, params, first.init(params), grads)
         half, state = go_on(first, params, first.init(params), grads[:3])
         for saved in (state, flax.serialization.to_state_dict(state)):
+            with pytest.raises(ValueError, match="pass saved_by"):
+                restore(then, saved, params, learning_rate=0.1)
             with pytest.raises(ValueError, match="pass the learning_rate"):
-                restore(then, saved, params)
-            moved = restore(then, saved, params, learning_rate=0.1)
+                restore(then, saved, params, saved_by=first)
+            moved = restore(then, saved, params, saved_by=first, learning_rate=0.1)
             np.testing.assert_allclose(go_on(then, half, moved, grads[3:])[0], there, 1e-6)
     # Without a trace there is nothing to convert.
     restore(dialects.keras(0.1), dialects.pytorch().init(params), params)
@@ -196,10 +199,52 @@ def test_learning_rate_changes_sides():
 def test_another_dialect():
     """The state moves from one dialect to another, wherever it is in the chain."""
     options = {"momentum": 0.9, "centered": True}
-    old = filled(dialects.tensorflow1(0.1, **options))
-    new = restore(dialects.keras(0.1, **options), old, PARAMS)
+    there = dialects.tensorflow1(0.1, **options)
+    old = filled(there)
+    new = restore(dialects.keras(0.1, **options), old, PARAMS, saved_by=there)
     np.testing.assert_array_equal(*(jax.tree.leaves(find(s, "trace"))[0] for s in (old, new)))
     np.testing.assert_array_equal(*(jax.tree.leaves(find(s, "nu"))[0] for s in (old, new)))
+
+
+def test_the_side_of_the_learning_rate_is_never_guessed():
+    clip = optax.clip_by_block_rms(1e6)
+    by_hand = optax.chain(scale_by_rms(), clip, optax.trace(0.9), optax.scale_by_learning_rate(0.1))
+    params = jnp.ones(3)
+    saved = filled(by_hand, params)
+    outside, inside = rmsprop(0.1, momentum=0.9), dialects.graves(0.1, momentum=0.9)
+    for tx in outside, inside:  # the second has its trace in the same place as by_hand
+        for state in saved, flax.serialization.to_state_dict(saved):
+            with pytest.raises(ValueError, match="pass saved_by"):
+                restore(tx, state, params, learning_rate=0.1)
+    new = restore(outside, saved, params, saved_by=by_hand, learning_rate=0.1)
+    np.testing.assert_array_equal(new[1].trace, saved[2].trace)
+    unknown = optax.GradientTransformation(optax.init_empty_state, lambda u, s, p=None: (u, s))
+    before = optax.chain(scale_by_rms(), unknown, optax.trace(0.9), optax.scale(-0.1))
+    with pytest.raises(
+        ValueError, match="saved_by has a part beside its momentum that isn't known"
+    ):
+        restore(outside, filled(before, params), params, saved_by=before, learning_rate=0.1)
+    with pytest.raises(ValueError, match="saved_by has no trace"):
+        restore(inside, filled(outside, params), params, saved_by=rmsprop(0.1))
+
+
+@pytest.mark.parametrize("word", ["nu", "mu", "trace", "count"])
+def test_labels_and_parameters_that_are_called_as_accumulators(word, tmp_path):
+    def partition(**options):
+        return optax.partition(
+            {word: rmsprop(0.1, **options), "rest": rmsprop(0.1)},
+            {word: {word: word, "w": "rest"}, "w": {"nu": word}},
+        )
+
+    params = {word: {word: jnp.ones(2), "w": jnp.ones(3)}, "w": {"nu": jnp.ones(4)}}
+    old = filled(partition(), params)
+    for way in WAYS.values():
+        assert_same(old, restore(partition(), way(old, tmp_path), params))
+        other = partition(centered=True, momentum=0.9)
+        new = restore(other, WAYS["flax state dict"](old, tmp_path), params)
+        assert jax.tree.structure(new) == jax.tree.structure(other.init(params))
+        kept = new.inner_states[word].inner_state[0].nu
+        jax.tree.map(np.testing.assert_array_equal, kept, old.inner_states[word].inner_state[0].nu)
 
 
 def test_shardings_of_the_parameters():

@@ -1,7 +1,7 @@
 """Arrays from anywhere: made NumPy's, compared by what they are, and given back as JAX has them."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -127,6 +127,97 @@ def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str
         kinds = [(nans, "NaN"), (sum(counts.values()) - nans, "infinite")]
         text = " and ".join(f"{n} {kind}" for n, kind in kinds if n)
         warnings.warn(f"The checkpoint holds {text}: {where}.", stacklevel=5)
+
+
+def into(
+    template: Any, saved: Any, replace: Mapping[int, tuple[Any, Callable[[Any], Any]]]
+) -> Any:
+    """Puts a saved state into the containers of a template.
+
+    Args:
+      template: a state.
+      saved: a state with the same arrays, in named or other tuples, lists or dictionaries, with or
+        without what is empty, as Orbax, msgpack or a flat file with paths for names gives it back.
+      replace: by the id of a part of the template another one to read in its place, and a function
+        of what was read that makes the part.
+
+    Returns:
+      The saved numbers in the structure and the dtypes of the template.
+
+    Raises:
+      ValueError: naming all arrays that are missing, left over, or of a wrong shape or kind, and
+        parts of another class.
+    """
+    if isinstance(saved, Mapping) and any("/" in str(key) for key in saved):
+        nested: dict[str, Any] = {}
+        for key, x in saved.items():
+            *words, last = str(key).split("/")
+            inner = nested
+            for word in words:
+                inner = inner.setdefault(word, {})
+            inner[last] = x
+        saved = nested
+    lines: list[str] = []
+
+    def walk(own: Any, other: Any, path: str) -> Any:
+        if id(own) in replace:
+            theirs, make = replace[id(own)]
+            read = walk(theirs, other, path)
+            return make(read) if not lines else read
+        fields = getattr(own, "_fields", None)
+        if isinstance(own, tuple | list | dict) or own is None:
+            keys = list(own) if isinstance(own, dict) else list(fields or range(len(own or ())))
+            parts = _members(own, other, keys, path, lines)
+            inner = own if isinstance(own, dict) else dict(zip(keys, own or (), strict=True))
+            new = {key: walk(inner[key], parts.get(key), f"{path}/{key}") for key in keys}
+            if own is None or isinstance(own, dict):
+                return own if own is None else type(own)(new)
+            return type(own)(*new.values()) if fields is not None else type(own)(new.values())
+        if not hasattr(own, "dtype"):  # a tree of another kind: nnx.State, a dataclass
+            leaves, treedef = jax.tree.flatten_with_path(own)
+            text = lambda p: jax.tree_util.keystr(p, simple=True, separator="/").removesuffix("/value")
+            have = {text(p): x for p, x in jax.tree.leaves_with_path(other)}
+            return treedef.unflatten([walk(x, have.get(text(p)), f"{path}/{text(p)}") for p, x in leaves])
+        key = path.removeprefix("/") or "the state"
+        if other is None or (isinstance(other, Mapping | tuple | list) and not other):
+            lines.extend(differences({}, {key: own}))
+            return own
+        if isinstance(other, Mapping | tuple | list):
+            lines.append(f"wrong: {key} is a {type(other).__name__}, should be {_describe(own)}")
+            return own
+        x = as_array(other)
+        lines.extend(differences({key: x}, {key: own}))
+        return cast_like(own, x) if x.shape == own.shape else own
+
+    new = walk(template, saved, "")
+    refuse(lines)
+    return new
+
+
+def _members(own: Any, other: Any, keys: list[Any], path: str, lines: list[str]) -> dict[Any, Any]:
+    """What a saved container has for the keys of another, which may be called by place or name."""
+    key = path.removeprefix("/") or "the state"
+    theirs, mine = getattr(other, "_fields", None), getattr(own, "_fields", None)
+    if theirs is not None and mine is not None and type(other).__name__ != type(own).__name__:
+        lines.append(
+            f"wrong: {key} is the state {type(other).__name__} of another transformation, should "
+            f"be {type(own).__name__}"
+        )
+        return {}
+    if isinstance(other, Mapping):
+        text = {str(k): x for k, x in other.items()}
+        parts = {k: text.pop(str(k), text.pop(str(i), None)) for i, k in enumerate(keys)}
+        full = {k: x for k, x in text.items() if jax.tree.leaves(x)}
+        lines.extend(f"extra: {path.removeprefix('/')}/{k}" for k in full)
+        return parts
+    if other is None:
+        return {}
+    if isinstance(other, tuple | list) and len(other) == len(keys):
+        return dict(zip(keys, other, strict=True))
+    if jax.tree.leaves(other):
+        what = f"{len(other)} parts" if isinstance(other, tuple | list) else "no container"
+        lines.append(f"wrong: {key} has {what}, should have {len(keys)}")
+    return {}
 
 
 def _describe(x: Any) -> str:

@@ -496,8 +496,8 @@ def dump(
     port = probe(restored, {str(i): x for i, x in enumerate(leaves)}, (), "from_params")
     numbers = port.apply({str(i): x for i, x in enumerate(jax.tree.leaves(trees["group"]))}, np.int64)
     members: dict[str, int] = {}
-    for name, x in numbers.items():
-        kinds = np.unique(x)
+    for name in weights:
+        kinds = np.unique(numbers[name])
         if len(kinds) > 1:
             raise ValueError(f"from_params makes {name} of parameters of several groups.")
         members[name] = int(kinds[0]) if len(kinds) else 0

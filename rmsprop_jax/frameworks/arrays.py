@@ -215,8 +215,11 @@ def _members(own: Any, other: Any, keys: list[Any], path: str, lines: list[str])
     if isinstance(other, tuple | list) and len(other) == len(keys):
         return dict(zip(keys, other, strict=True))
     if jax.tree.leaves(other):
-        what = f"{len(other)} parts" if isinstance(other, tuple | list) else "no container"
-        lines.append(f"wrong: {key} has {what}, should have {len(keys)}")
+        kinds = lambda x: ", ".join(type(y).__name__ for y in x)
+        what = f"no container, but {other!r:.40}"
+        if isinstance(other, tuple | list):
+            what = f"{len(other)} parts, {kinds(other)}"
+        lines.append(f"wrong: {key} has {what}, should have {len(keys)}, {kinds(own)}")
     return {}
 
 

@@ -141,7 +141,7 @@ def check_order(
     names = list(weights)
     own = [tuple(weights[n].shape) for n in names]
     fits = lambda order: all(s in (None, tuple(weights[n].shape)) for n, s in zip(order, shapes, strict=True))
-    if not fits(names):
+    if not fits(names):  # if no other order does either, what is wrong is said elsewhere
         likely = {
             "the order of their names": sorted(names, key=natural),
             "arrays of one dimension first": sorted(names, key=lambda n: weights[n].ndim > 1),
@@ -149,19 +149,14 @@ def check_order(
             "weights before biases": sorted(names, key=lambda n: natural(n, True)),
         }
         other = next((f"{text}: {order}" for text, order in likely.items() if fits(order)), None)
-        lines = [
-            f"{n} is {s}, should be {t}" for n, s, t in zip(names, own, shapes, strict=True)
-            if t not in (None, s)
-        ]
-        if other is None and sorted(own) == sorted(t if t is not None else s for s, t in zip(own, shapes, strict=True)):
+        if other is None and sorted(own) == sorted(t or s for s, t in zip(own, shapes, strict=True)):
             other = "one that you know, since the shapes are the same ones"
-        if other is None:
-            return arrays.refuse(lines)
-        return arrays.refuse(
-            [*lines, f"The order of weights isn't the optimizer's. Another order fits, {other}"]
-        )
+        if other is not None:
+            text = (f"{n} is {s}, should be {t}" for n, s, t in zip(names, own, shapes, strict=True) if t not in (None, s))
+            arrays.refuse([*text, f"The order of weights isn't the optimizer's. Another fits, {other}"])
+        return
     if trust:
-        return None
+        return
     alike = lambda i, j: own[i] == own[j] and own[i] != ()
     pairs = [(i, j) for j in range(len(names)) for i in range(j) if alike(i, j)]
     if across := [(names[i], names[j]) for i, j in pairs if groups[i] != groups[j]]:
@@ -175,7 +170,6 @@ def check_order(
             f"{across[0][1]}. Pass weights in the order in which the optimizer got them, group "
             "by group, and in_order=True to say that they are."
         )
-    return None
 
 
 def natural(name: str, weights_first: bool = False) -> list[Any]:
@@ -350,6 +344,13 @@ def members_of(groups: list[Group], port: Port) -> dict[str, int]:
     return {name: members[name] for name in port.names if name in members}
 
 
+def start(
+    tx: optax.GradientTransformation, weights: Named, to_params: Callable[[dict[str, Any]], Any]
+) -> optax.OptState:
+    """The state of tx as at the start, for the parameters that weights make."""
+    return tx.init(jax.tree.map(jnp.asarray, to_params(dict(weights))))
+
+
 def load(
     tx: optax.GradientTransformation,
     template: optax.OptState,
@@ -422,10 +423,7 @@ def _put(known: Any, new: Any, old: Any) -> Any:
         return tuple(_put(known, x, y) for x, y in zip((new.real, new.imag), old, strict=True))
     if np.iscomplexobj(new) and not np.iscomplexobj(old):
         if np.any(new.imag):
-            raise ValueError(
-                "The accumulators are complex, and these can be carried over for dialects.pytorch "
-                "only, which documents what it does with them."
-            )
+            raise ValueError("There are complex accumulators of real parameters.")
         new = new.real
     return arrays.cast_like(old, np.where(known, new, np.asarray(old)))
 
@@ -453,7 +451,13 @@ def take(groups: list[Group], params: Any = None, join: bool = False) -> dict[st
     if join:
         trees = {name: [_join_pairs(tree) for tree in part] for name, part in trees.items()}
     trees["group"] = [_map(lambda x, k=k: np.full(x.shape, k), nu) for k, nu in enumerate(trees["nu"])]
-    first = lambda xs, default: next((x for x in xs if not is_masked(x)), default)
+
+    def first(xs: Any, default: Any) -> Any:
+        own = [x for x in xs if not is_masked(x)]
+        if len(own) > 1:
+            raise ValueError(f"tx has {len(own)} dialects one after the other: pass a single one.")
+        return own[0] if own else default
+
     whole = jax.tree.map(lambda *xs: first(xs, xs[0]), *trees["nu"], is_leaf=is_masked)
     if params is not None:
         zero = lambda x, p: np.zeros(np.shape(p), np.float32) if is_masked(x) else x

@@ -108,12 +108,15 @@ def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str
       ValueError: for a negative average of squares, which another optimizer may have written, and
         for one that is smaller than the square of its mean.
     """
-    if negative := [key for key in squares if (arrays[key].real < 0).any()]:
+    parts = lambda x: (x.real, x.imag) if np.iscomplexobj(x) else (x,)
+    if negative := [k for k in squares if any((x < 0).any() for x in parts(arrays[k]))]:
         raise ValueError(f"Averages of squares are negative: {', '.join(negative)}.")
     for square, mean in means.items():
-        # Less than the mean's square by more than the frameworks' own rounding, and in many places.
+        # By more than the frameworks' own rounding, and in many places.
         with np.errstate(over="ignore", invalid="ignore"):
-            short = arrays[square].real < 0.99 * np.abs(arrays[mean]) ** 2
+            own = arrays[mean] if np.iscomplexobj(arrays[square]) else np.abs(arrays[mean])
+            pairs = zip(parts(arrays[square]), parts(own), strict=True)
+            short = np.concatenate([(x < 0.99 * y**2).reshape(-1) for x, y in pairs])
         if short.size and short.mean() > 0.1:
             raise ValueError(
                 f"{mean} is no average of the gradients whose squares are {square}: its square is "

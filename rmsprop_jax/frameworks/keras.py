@@ -207,7 +207,7 @@ def load(
     """
     weights = arrays.as_named(weights)
     port = accumulators.probe(to_params, weights, ())
-    template = tx.init(to_params(weights))
+    template = accumulators.start(tx, weights, to_params)
     groups = accumulators.groups_of(tx, template)
     _check_dialects(groups)
     members = accumulators.members_of(groups, port)

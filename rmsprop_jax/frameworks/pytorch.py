@@ -190,6 +190,11 @@ def load(
         str(k): _call(maker, group, rate)
         for k, (maker, group, rate) in enumerate(zip(makers, groups, rates, strict=True))
     }
+    if any(np.iscomplexobj(x) for x in saved["nu"].values()) and set(makers) != {pytorch}:
+        raise ValueError(
+            "The accumulators are complex, and these can be carried over for dialects.pytorch only, "
+            "which documents what it does with them."
+        )
     port = accumulators.probe(to_params, weights, names)
     label_of = {n: str(k) for k, part in enumerate(members) for n in part} | dict.fromkeys(still, _FROZEN)
     used = [label for label in (*txs, _FROZEN) if label in label_of.values()]
@@ -198,7 +203,7 @@ def load(
     else:
         txs |= {_FROZEN: optax.set_to_zero()} if still else {}
         tx = optax.partition(txs, _labels(port, label_of))
-    template = tx.init(to_params(weights))
+    template = accumulators.start(tx, weights, to_params)
     return tx, accumulators.load(tx, template, port, saved, max(steps.values(), default=0))
 
 

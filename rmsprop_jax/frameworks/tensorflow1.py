@@ -137,7 +137,7 @@ def load(
     """
     weights = arrays.as_named(weights)
     port = accumulators.probe(to_params, weights, ())
-    template = tx.init(to_params(weights))
+    template = accumulators.start(tx, weights, to_params)
     groups = accumulators.groups_of(tx, template)
     if count is None and (steps := [x for key, x in variables.items() if _COUNT.fullmatch(key)]):
         count = max(arrays.as_count(np.max(x), "the number of updates") for x in steps)
@@ -215,6 +215,8 @@ def dump(
 def _keys(variables, groups, members, optimizer):
     """The names of the slots: those that there are, else those that TensorFlow would give them."""
     keys: dict[str, dict[str, str]] = {part: {} for part in _SLOTS}
+    owners = {m[1] for key in variables if (m := re.search(r"/\.OPTIMIZER_SLOT/(.*)/\w+/", key))}
+    owner = optimizer or (next(iter(owners)) if len(owners) == 1 else "optimizer")
     for name, k in members.items():
         group = groups[k]
         if group.name not in ("tensorflow1", "tf_keras_legacy"):
@@ -230,13 +232,13 @@ def _keys(variables, groups, members, optimizer):
             found = [key for key in variables if key.startswith(start) and key.endswith(f"/{slot}")]
             if len(found) > 1:
                 raise ValueError(f"Several optimizers have slots of {bare}: {', '.join(found)}.")
-            in_object = optimizer is not None or any("/.OPTIMIZER_SLOT/" in key for key in variables)
+            in_object = optimizer is not None or bool(owners)
             if group.name == "tf_keras_legacy" and not in_object:
                 raise ValueError(
                     "dialects.tf_keras_legacy has slots in an object checkpoint only: pass optimizer, "
                     "what it is called there. Its variables are interop.keras's."
                 )
-            made = f"{start}{optimizer or 'optimizer'}/{slot}" if in_object else stem
+            made = f"{start}{owner}/{slot}" if in_object else stem
             keys[part][name] = (found or [accumulators.find(variables, stem) or made])[0]
     return keys
 

@@ -1,12 +1,16 @@
-"""Time of one update called outside of `jit`, beside the same call under it, and beside Optax's.
+"""Calls outside of `jit`, beside Optax's: runs with new numbers, memory, `init`, a warm update.
 
-    python benchmarks/eager_time.py [--arrays 50] [--seconds 20]
+    python benchmarks/eager_time.py [--seconds 20] [--runs 300]
 
-All contestants take turns in the same process; medians, and their ratios. The parameters are arrays
-of 100 x 100.
+A run makes an optimizer, its state, and 5 updates of 10 small arrays. Contestants take turns in the
+same process. Memory is the resident memory of a process of its own, between run 20 and the last.
 """
 
 import argparse
+import gc
+import subprocess
+import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -15,35 +19,115 @@ from measure import medians, ratio, setting, table
 
 import rmsprop_jax
 
+PARAMS = [jnp.full(3 + i, 0.5) for i in range(10)]
+FACTORIES = {"rmsprop_jax": rmsprop_jax.rmsprop, "optax": optax.rmsprop}
+RATES = {  # of run number i
+    "new rate": lambda i: 1e-3 * (1 + i),
+    "new cosine schedule": lambda i: optax.cosine_decay_schedule(1e-3 * (1 + i), 100),
+    "new rate in an array": lambda i: jnp.float32(1e-3 * (1 + i)),
+    "the same numbers": lambda i: 1e-3,
+}
+
+
+def one_run(factory, rate):
+    tx = factory(rate)
+    state = tx.init(PARAMS)
+    for _ in range(5):
+        updates, state = tx.update(PARAMS, state, PARAMS)
+    jax.block_until_ready(updates)
+
+
+def resident_mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+
+def growth(package, kind, runs):
+    """MiB between run 20 and the last, printed by a process of its own."""
+    for i in range(runs):
+        if i == 20:
+            gc.collect()
+            before = resident_mib()
+        one_run(FACTORIES[package], RATES[kind](i))
+    gc.collect()
+    print(resident_mib() - before)
+
+
+def alive(factory):
+    """How many of 10 trainers, whose method is the schedule, are kept by something."""
+
+    class Trainer:
+        def schedule(self, count):
+            return 0.1 / (1 + count)
+
+    found = []
+    for _ in range(10):
+        trainer = Trainer()
+        found.append(weakref.ref(trainer))
+        one_run(factory, trainer.schedule)
+    del trainer
+    gc.collect()
+    return sum(reference() is not None for reference in found)
+
+
+def pairs(make):
+    """A contestant of each package; compiled, as all are that take part."""
+    contestants = {name: make(factory) for name, factory in FACTORIES.items()}
+    for call in contestants.values():
+        for _ in range(3):
+            call()
+    return contestants
+
 
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--arrays", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=20, help="for each row")
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--growth", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-
-    params = [jnp.full((100, 100), 0.5) for _ in range(args.arrays)]
-    contestants = {}
-    for name, tx in {
-        "rmsprop_jax": rmsprop_jax.rmsprop(1e-3, momentum=0.9),
-        "optax": optax.rmsprop(1e-3, momentum=0.9),
-    }.items():
-        state = tx.init(params)
-        for how, update in {"eager": tx.update, "jit": jax.jit(tx.update)}.items():
-            contestants[f"{name}, {how}"] = lambda update=update, state=state: (
-                jax.block_until_ready(update(params, state, params))
-            )
-    for call in contestants.values():  # compilation
-        call()
-    times, rounds = medians(contestants, args.seconds)
+    if args.growth:
+        return growth(*args.growth, args.runs)
 
     print(setting("jax", "optax"))
-    print(f"\n{args.arrays} arrays, {rounds} rounds")
-    row = table("update", "ms", "/ the same under jit", "/ optax's")
-    for name, t in times.items():
-        package, how = name.split(", ")
-        row(name, f"{t * 1e3:.3f}", ratio(times, name, f"{package}, jit"),
-            ratio(times, name, f"optax, {how}"))  # fmt: skip
+    row = table("each run", "ms", "optax, ms", "ratio", "MiB", "optax, MiB")
+    for kind, rate in RATES.items():
+
+        def make(factory, rate=rate):
+            numbers = iter(range(10**9))
+            return lambda: one_run(factory, rate(next(numbers)))
+
+        times, _ = medians(pairs(make), args.seconds / 4)
+        command = [sys.executable, __file__, "--runs", str(args.runs), "--growth"]
+        mib = [
+            float(subprocess.run([*command, name, kind], capture_output=True, check=True).stdout)
+            for name in FACTORIES
+        ]
+        ours, theirs = times.values()
+        row(kind, f"{ours * 1e3:.1f}", f"{theirs * 1e3:.1f}", ratio(times, *times),
+            *(f"{x:.1f}" for x in mib))  # fmt: skip
+    for name, factory in FACTORIES.items():
+        print(f"\n{name}: {alive(factory)} of 10 trainers whose method is the schedule are kept")
+
+    row = table("call", "arrays", "ms", "optax, ms", "ratio")
+    for momentum in (None, 0.9):
+        for count in (10, 50, 300):
+            params = [jnp.full((100, 100), 0.5) for _ in range(count)]
+
+            def init(factory, params=params, momentum=momentum):
+                tx = factory(1e-3, momentum=momentum)
+                return lambda: jax.block_until_ready(tx.init(params))
+
+            def update(factory, params=params, momentum=momentum):
+                tx = factory(1e-3, momentum=momentum)
+                state = tx.init(params)
+                return lambda: jax.block_until_ready(tx.update(params, state, params))
+
+            for call in (init, update):
+                times, _ = medians(pairs(call), args.seconds / 8)
+                ours, theirs = times.values()
+                what = f"{call.__name__}{', momentum' if momentum else ''}"
+                row(what, count, f"{ours * 1e3:.2f}", f"{theirs * 1e3:.2f}", ratio(times, *times))
+    return None
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import hostile  # noqa: E402  # pyright: ignore[reportMissingImports]
+import hostile_chains  # noqa: E402  # pyright: ignore[reportMissingImports]
 import oracles  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 TOLERANCE = 0.05
@@ -173,6 +174,63 @@ def outcome(form: Any, run: Runner, case: Any) -> str:
     )
 
 
+def run_chain_torch(case: Any) -> np.ndarray:
+    """The parameters after each step of a chain's case, in PyTorch."""
+    torch = importlib.import_module("torch")
+    with np.errstate(over="ignore"):
+        grads = torch.from_numpy(case.gradients.astype(np.float32))
+    param = torch.nn.Parameter(torch.ones(grads.shape[1]))
+    opt = torch.optim.RMSprop([param], alpha=case.decay, weight_decay=case.weight_decay)
+    rows = []
+    for t, g in enumerate(grads):
+        param.grad = g.clone()
+        if case.clip is not None:
+            name = {"norm": "clip_grad_norm_", "value": "clip_grad_value_"}[case.clip[0]]
+            getattr(torch.nn.utils, name)([param], case.clip[1])
+        opt.param_groups[0]["lr"] = hostile_chains.RATES[case.rate](t)
+        opt.step()
+        rows.append(param.detach().numpy().copy())
+    return np.array(rows)
+
+
+def run_chain_optax(case: Any) -> np.ndarray:
+    """The same in Optax, with Optax's own clipping."""
+    kind, limit = case.clip or ("", 0.0)
+    clips = {"norm": optax.clip_by_global_norm, "value": optax.clip}
+    tx = optax.chain(
+        clips[kind](limit) if kind else optax.identity(),
+        optax.add_decayed_weights(case.weight_decay),
+        optax.rmsprop(hostile_chains.RATES[case.rate], case.decay, eps_in_sqrt=False),
+    )
+    return hostile_chains.run(tx, case)
+
+
+def chains(show: Callable[[str], None]) -> list[str]:
+    """The table of what stands in front of the average."""
+    make, _ = hostile_chains.FORMS["rmsprop"]
+    rate = lambda case: hostile_chains.RATES[case.rate]
+    found: dict[str, Callable[[Any], np.ndarray]] = {
+        "`rmsprop_jax.rmsprop`": lambda case: hostile_chains.run(make(case, rate(case)), case),
+        f"`optax.rmsprop` {optax.__version__}": run_chain_optax,
+    }
+    if importlib.util.find_spec("torch"):
+        version = importlib.metadata.version("torch").split("+")[0]
+        found[f"`torch.optim.RMSprop` {version}"] = run_chain_torch
+    lines = [f"| case, in float32 | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    rows = []
+    for case in hostile_chains.CASES:
+        rows.append(
+            [
+                hostile_chains.verdict(case, run(case), False, TOLERANCE) or SURVIVES
+                for run in found.values()
+            ]
+        )
+        lines.append(f"| {case.name} | {' | '.join(rows[-1])} |")
+        show(lines[-1])
+    totals = [f"**{column.count(SURVIVES)} of {len(rows)}**" for column in zip(*rows, strict=True)]
+    return [*lines, f"| **survived** | {' | '.join(totals)} |"]
+
+
 def markdown(show: Callable[[str], None] = lambda line: None) -> str:
     """The table, its totals, and what was measured where."""
     found = libraries()
@@ -197,11 +255,15 @@ def markdown(show: Callable[[str], None] = lambda line: None) -> str:
         [
             *lines,
             "",
+            "What stands in front of the average, such as clipping, and what comes after it:",
+            "",
+            *chains(show),
+            "",
             "✓: finite, within its bound, within 5 % of the specification once the gradients are "
             "well again, and no other element disturbed, in every dtype of the case. "
             "–: no such option. Frozen: an update of less than a thousandth of what it should be. "
             f"Measured by `benchmarks/torture.py` with jax {jax.__version__} on {device} "
-            f"({platform.machine()}); the cases are in `tests/hostile.py`.",
+            f"({platform.machine()}); the cases are in `tests/hostile.py` and `hostile_chains.py`.",
         ]
     )
 

@@ -1,6 +1,6 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
-from rmsprop_jax import diagnostics, dialects, interop, recipes, storage, weights
+from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
 from rmsprop_jax.eps import convert_eps
 from rmsprop_jax.explain import explain
 from rmsprop_jax.optimizer import rmsprop
@@ -8,6 +8,7 @@ from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = [
     "RmsState",
+    "clipping",
     "convert_eps",
     "diagnostics",
     "dialects",

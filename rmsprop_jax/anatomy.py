@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_jax import parts, precision
+from rmsprop_jax import clipping, parts, precision
 from rmsprop_jax.records import record_of
 from rmsprop_jax.storage import store
 from rmsprop_jax.transform import scale_by_rms
@@ -113,9 +113,10 @@ SCALING = {parts.scale_by_learning_rate, parts.scale, optax.scale, optax.scale_b
 NOT_SCALING = {
     parts.trace,
     parts.decoupled_decay,
-    parts.clip_by_leaf_norm,
-    parts.clip_by_global_norm,
-    parts.clip_by_torch_norm,
+    parts.add_decayed_weights,
+    clipping.clip_by_leaf_norm,
+    clipping.clip_by_global_norm,
+    clipping.clip_by_torch_norm,
     optax.trace,
     optax.ema,
     optax.add_decayed_weights,
@@ -177,9 +178,8 @@ def _closure(
 ) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The arguments and the inner transformations of what carries no record."""
     before, memory = _memory(init), _memory(update)
-    inside = _pairs(before, memory)
+    inside = _pairs(before, memory) or _transformations(memory, once=factory is None)
     if factory is None:
-        inside = inside or _transformations(memory, once=True)
         return memory, inside or _transformations({**memory, **before}, once=True, deep=True)
     memory = {**before, **memory}
     parameters = inspect.signature(factory).parameters
@@ -187,7 +187,7 @@ def _closure(
     arguments = {name: x for name, x in named.items() if name in parameters}
     if factory is optax.inject_hyperparams and "inner_factory" in arguments:
         return arguments, _injected(arguments["inner_factory"], memory, state)
-    return arguments, inside or _transformations(memory)
+    return arguments, inside
 
 
 def _required(factory: Any) -> set[str]:
@@ -325,7 +325,7 @@ def is_transformation(x: Any) -> bool:
 
 
 def is_function_of(value: Any, factory: Callable[..., Any]) -> bool:
-    """Whether a function was made inside of another."""
+    """Whether a function was made inside of another, or of a class."""
     return _origin(value) == (factory.__module__, factory.__qualname__)
 
 

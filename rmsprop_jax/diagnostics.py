@@ -134,19 +134,21 @@ def learning_rate(
 
     That is the number by which tx multiplies what `scale_by_rms` gives, with its sign turned:
     the product of all `optax.scale`, of schedules at their own counts, and of the scale of
-    `reduce_on_plateau`. With `optax.inject_hyperparams`, it is what the state holds. What other
-    parts do, such as momentum and clipping, is left out.
+    `reduce_on_plateau`. With `optax.inject_hyperparams`, it is what the state holds. What momentum,
+    clipping and weight decay do is left out, and updates that `MultiSteps` or `apply_if_finite`
+    hold back don't count.
 
     Args:
       tx: any transformation with one or more RMSProps of this library in it.
       opt_state: its state after an update; before any, it is the rate of the first one.
 
     Returns:
-      A scalar; or, for several RMSProps, as in `optax.partition`, one for each parameter by name.
+      A scalar; or, if parameters have several, as in `optax.partition` or with a masked
+      `optax.scale`, one for each parameter by name.
 
     Raises:
-      ValueError: if tx has no RMSProp of this library or scales a part of the parameters after it,
-        and if opt_state isn't a state of tx.
+      ValueError: if tx has no RMSProp of this library, if a part that isn't known here stands
+        around or behind one, and if opt_state isn't a state of tx.
 
     Example:
       >>> import jax.numpy as jnp, optax, rmsprop_jax
@@ -311,7 +313,8 @@ def _count(part: Part) -> Any:
 
 def _learning_rate(part: Part) -> Any:
     rate: Any = part.arguments["learning_rate"]
-    return -(rate(_count(part)) if callable(rate) else rate)
+    now: Any = rate(_count(part)) if callable(rate) else rate
+    return -now
 
 
 # What parts multiply updates by.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_jax import parts, storage, weights
+from rmsprop_jax import clipping, parts, storage, weights
 from rmsprop_jax.anatomy import Part, is_function_of, memory_of, take_apart
 from rmsprop_jax.checks import given, is_traced
 from rmsprop_jax.transform import scale_by_rms
@@ -56,24 +56,9 @@ def explain(tx: optax.GradientTransformation) -> str:
     return "\n".join([*before, "# every update", "u = g", *update, "p = p + u"])
 
 
-_TAKEN = [
-    "t",
-    "p",
-    "g",
-    "u",
-    "rho",
-    "against",
-    "abs",
-    "all",
-    "clip",
-    "isfinite",
-    "maximum",
-    "mean",
-    "minimum",
-    "norm",
-    "sqrt",
-    "zeros_like",
-]
+_TAKEN = re.findall(
+    r"\w+", "t p g u rho against abs all clip isfinite maximum mean minimum norm sqrt zeros_like"
+)
 
 
 class _Text:
@@ -81,7 +66,7 @@ class _Text:
 
     def __init__(self) -> None:
         self.start: list[str] = []  # what variables are before the first update
-        self.uses = collections.Counter(_TAKEN)
+        self.uses: collections.Counter[str] = collections.Counter(_TAKEN)
         self.functions: dict[str, Any] = {}
 
     def name(self, stem: str) -> str:
@@ -209,10 +194,10 @@ def _trace(text: _Text, a: Any, t: str) -> list[str]:
 
 
 def _learning_rate(text: _Text, a: Any, t: str) -> list[str]:
-    rate = a["learning_rate"]
-    known = not callable(rate) and not is_traced(rate)
-    number = text.number("learning_rate", -rate if known else rate, t)
-    return [f"u = {number if known else f'-{number}'} * u"]
+    rate: Any = a["learning_rate"]
+    if callable(rate) or is_traced(rate):
+        return [f"u = -{text.number('learning_rate', rate, t)} * u"]
+    return [f"u = {text.number('learning_rate', -rate, t)} * u"]
 
 
 def _coupled_decay(text: _Text, a: Any, t: str) -> list[str]:
@@ -328,13 +313,14 @@ _LEAVES: dict[Any, Callable[[_Text, Any, str], list[str]]] = {
     optax.scale: _line("u = {step_size} * u"),
     optax.scale_by_schedule: _line("u = {step_size_fn} * u"),
     optax.add_decayed_weights: _coupled_decay,
+    parts.add_decayed_weights: _coupled_decay,
     parts.decoupled_decay: _decoupled_decay,
     optax.clip: _line("u = clip(u, -{max_delta}, {max_delta})"),
     optax.clip_by_block_rms: _line("u = u / maximum(1, sqrt(mean(abs(u)**2)) / {threshold})"),
     optax.clip_by_global_norm: _BY_GLOBAL_NORM,
-    parts.clip_by_global_norm: _BY_GLOBAL_NORM,
-    parts.clip_by_leaf_norm: _line("u = u * {max_norm} / maximum(norm(u), {max_norm})"),
-    parts.clip_by_torch_norm: _line(
+    clipping.clip_by_global_norm: _BY_GLOBAL_NORM,
+    clipping.clip_by_leaf_norm: _line("u = u * {max_norm} / maximum(norm(u), {max_norm})"),
+    clipping.clip_by_torch_norm: _line(
         f"u = u * minimum(1, {{max_norm}} / (norm(u) + 1e-06)){_OVER_ALL}"
     ),
     optax.identity: lambda text, a, t: [],

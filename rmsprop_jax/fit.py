@@ -15,16 +15,24 @@ def dtype_of(x: Any) -> Any:
     return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
 
 
-@functools.cache
-def is_inexact(dtype: Any) -> bool:
-    """True for real and complex floats."""
-    return jnp.issubdtype(dtype, jnp.inexact)
+def kind_of(x: Any) -> str:
+    """What numbers an array has: `"real"`, `"complex"` or any `"other"`; also if it is no array."""
+    return _kind(dtype_of(x)) if isinstance(x, _NUMBERS) else "other"
 
 
 @functools.cache
-def is_complex(dtype: Any) -> bool:
-    """True for complex numbers."""
-    return jnp.issubdtype(dtype, jnp.complexfloating)
+def _kind(dtype):
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "complex"
+    return "real" if jnp.issubdtype(dtype, jnp.floating) else "other"
+
+
+def same_type(x: Any, y: Any) -> bool:
+    """True for two arrays of one shape and dtype: the usual case, found fast."""
+    try:
+        return x.dtype == y.dtype and x.shape == y.shape
+    except AttributeError:
+        return False
 
 
 def describe(x: Any) -> str:
@@ -49,7 +57,9 @@ def check_gradients(updates: Any, params: Any) -> None:
     """Raises unless gradients are real or complex numbers, and parameters like them."""
     gradients, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     for i, g in enumerate(gradients):
-        if g is not None and not is_inexact(dtype_of(g)):
+        if g is None:
+            continue
+        if kind_of(g) == "other":
             raise TypeError(
                 f"the gradient of {name_of(updates, i)} is {describe(g)}: gradients must be "
                 "floats. Pass None for what has no gradient."
@@ -60,33 +70,35 @@ def check_gradients(updates: Any, params: Any) -> None:
         parameters = treedef.flatten_up_to(params)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"params isn't a tree like the gradients: it is {jax.tree.structure(params)}, and they "
-            f"are {jax.tree.structure(updates)}."
+            f"params isn't a tree like the gradients: {difference(updates, params)}."
         ) from error
     for i, (g, p) in enumerate(zip(gradients, parameters, strict=True)):
-        if g is None:
+        if g is None or same_type(g, p):
             continue
         fits = isinstance(p, _NUMBERS) and np.shape(p) == np.shape(g)
-        if not fits or is_complex(dtype_of(p)) != is_complex(dtype_of(g)):
+        if (
+            not fits
+            or dtype_of(p) == jax.dtypes.float0
+            or (kind_of(p) == "complex") != (kind_of(g) == "complex")
+        ):
             raise ValueError(
                 f"the gradient of {name_of(updates, i)} is {describe(g)}, and its parameter "
                 f"{describe(p)}."
             )
 
 
-def find_misfit(wanted: Any, state: Any) -> str:
-    """The first difference between two states, as text; empty if there is none."""
+def difference(wanted: Any, found: Any) -> str:
+    """The first difference between two trees in paths and shapes, as text; empty if none."""
     want, have = (
         {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (wanted, state)
+        for tree in (wanted, found)
     )
     for path, x in want.items():
         if path not in have:
-            return f"{path} is missing, {describe(x)}"
-        if np.shape(have[path]) != x.shape:
-            return f"{path} is {describe(have[path])}, should be {describe(x)}"
+            return f"{path or 'an array'} is missing"
+        if np.shape(have[path]) != np.shape(x):
+            return f"{path or 'the array'} is {describe(have[path])}, should be {describe(x)}"
     if extra := [path for path in have if path not in want]:
-        return f"{extra[0]} has no place in it"
-    return (
-        "" if jax.tree.structure(wanted) == jax.tree.structure(state) else "its containers differ"
-    )
+        return f"{extra[0] or 'an array'} is too much"
+    same = jax.tree.structure(wanted) == jax.tree.structure(found)
+    return "" if same else "the containers differ"

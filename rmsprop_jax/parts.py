@@ -11,32 +11,66 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_jax.checks import given
-from rmsprop_jax.eager import at_once
+from rmsprop_jax.clipping import clip_by_global_norm, clip_by_leaf_norm
+from rmsprop_jax.eager import for_each
+from rmsprop_jax.fit import kind_of
 from rmsprop_jax.precision import chain
 from rmsprop_jax.records import recorded
-from rmsprop_jax.transform import clamp
+from rmsprop_jax.transform import next_count
 
-add_decayed_weights = recorded(optax.add_decayed_weights)
+# Numbers are operands of the compiled calls below, and the arithmetic is Optax's own.
+
+
+@recorded
+def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, in one call outside of `jit`, but for a schedule or a mask."""
+    if callable(weight_decay) or mask is not None:
+        return optax.add_decayed_weights(weight_decay, mask)
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("weight_decay needs params: call update(updates, state, params).")
+        return _add_decayed_weights([updates, params], weight_decay)[0], state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+@for_each
+def _add_decayed_weights(u, p, weight_decay):
+    return optax.add_decayed_weights(weight_decay).update(u, optax.EmptyState(), p)[0], p
 
 
 @recorded
 def scale(step_size: Any) -> optax.GradientTransformation:
     """`optax.scale`, in one call outside of `jit`."""
-    update = lambda updates, state, params=None: (_scale(updates, step_size), state)
+    update = lambda updates, state, params=None: (*_scale([updates], step_size), state)
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-@at_once
-def _scale(updates, step_size):
-    return optax.scale(step_size).update(updates, optax.EmptyState())[0]
+@for_each
+def _scale(u, step_size):
+    return (optax.scale(step_size).update(u, optax.EmptyState())[0],)
 
 
 @recorded
 def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in one call outside of `jit`, but for the schedule."""
-    if callable(learning_rate):
-        return optax.scale_by_learning_rate(learning_rate)
-    return scale(-learning_rate)
+    if not callable(learning_rate):
+        return scale(-learning_rate)
+
+    def update(updates, state, params=None):
+        del params
+        (updates,) = _scale_by_schedule([updates], -learning_rate(state.count))
+        return updates, optax.ScaleByScheduleState(next_count(state.count))
+
+    init = optax.scale_by_schedule(learning_rate).init
+    return optax.GradientTransformation(init, update)
+
+
+@for_each
+def _scale_by_schedule(u, step_size):
+    rule = optax.scale_by_schedule(lambda count: step_size)
+    return (rule.update(u, rule.init(u))[0],)
 
 
 @recorded
@@ -45,14 +79,16 @@ def trace(decay: Any, nesterov: bool = False) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        return _trace(updates, state, decay, nesterov=nesterov)
+        updates, trace = _trace([updates, state.trace], decay, nesterov=nesterov)
+        return updates, optax.TraceState(trace)
 
     return optax.GradientTransformation(optax.trace(decay, nesterov).init, update)
 
 
-@at_once
-def _trace(updates, state, decay, *, nesterov):
-    return optax.trace(decay, nesterov).update(updates, state)
+@for_each
+def _trace(u, trace, decay, *, nesterov):
+    u, state = optax.trace(decay, nesterov).update(u, optax.TraceState(trace))
+    return u, state.trace
 
 
 def momentum_trace(momentum: Any) -> optax.GradientTransformation:
@@ -106,7 +142,7 @@ def decoupled_decay(
             return (p - share * p + u) - p
 
         now = rate(state.count) if callable(rate) else rate
-        state = state._replace(count=optax.safe_increment(state.count)) if state else state
+        state = state._replace(count=next_count(state.count)) if state else state
         return jax.tree.map(move, updates, params, is_leaf=lambda x: x is None), state
 
     return optax.GradientTransformation(init, update)
@@ -145,46 +181,6 @@ def clip(value: Any, norm: Any, global_norm: Any) -> optax.GradientTransformatio
 
 
 @recorded
-def clip_by_leaf_norm(max_norm: Any) -> optax.GradientTransformation:
-    """Clips each array to a norm; Optax has this for all arrays together only."""
-    return _clip_clamped(
-        lambda gs: jax.tree.map(lambda g: g * (max_norm / jnp.maximum(_norm(g), max_norm)), gs)
-    )
-
-
-@recorded
-def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm`, of clamped gradients."""
-    clipping = optax.clip_by_global_norm(max_norm)
-    return _clip_clamped(lambda gs: clipping.update(gs, optax.EmptyState())[0])
-
-
-@recorded
-def clip_by_torch_norm(max_norm: float) -> optax.GradientTransformation:
-    """PyTorch's `clip_grad_norm_`, which adds 1e-6 to the norm where Optax's clipping doesn't."""
-
-    def clip(gs):
-        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(gs) + 1e-6))
-        return jax.tree.map(lambda g: g * scale, gs)
-
-    return _clip_clamped(clip)
-
-
-def _clip_clamped(clip):
-    """A part of gradients that are clamped first: infinity over infinity would be NaN."""
-
-    def update(updates, state, params=None):
-        del params
-        return clip(jax.tree.map(clamp, updates)), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def _norm(g):
-    return jnp.sqrt(jnp.sum(jnp.real(g) ** 2 + jnp.imag(g) ** 2))  # of any sharding
-
-
-@recorded
 def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keeps of an array of updates what goes against the gradient, scaled up for what doesn't."""
 
@@ -211,7 +207,8 @@ def by_component(inner: optax.GradientTransformation) -> optax.GradientTransform
     """
 
     def pairs(tree):
-        return jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else x, tree)
+        is_pair = lambda x: kind_of(x) == "complex"
+        return jax.tree.map(lambda x: (x.real, x.imag) if is_pair(x) else x, tree)
 
     def join(g, u):
         return jax.lax.complex(*u) if jnp.iscomplexobj(g) else u

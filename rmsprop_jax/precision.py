@@ -15,9 +15,17 @@ import numpy as np
 import optax
 
 from rmsprop_jax.checks import is_traced
-from rmsprop_jax.fit import check_gradients, describe, dtype_of, find_misfit, is_complex, is_none
+from rmsprop_jax.fit import (
+    check_gradients,
+    describe,
+    difference,
+    dtype_of,
+    is_none,
+    kind_of,
+    same_type,
+)
 from rmsprop_jax.placement import place_scalars, tie
-from rmsprop_jax.records import Record, attach, record_call, record_of
+from rmsprop_jax.records import Record, attach, record_of, recorder
 
 _P = ParamSpec("_P")
 
@@ -42,30 +50,30 @@ def public(
     Returns:
       A function with the signature of `factory`.
     """
-    @functools.wraps(factory)
-    def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
-        inside = record_call(make, factory, *args, **kwargs)
+    return recorder(factory, _with_casts)
 
-        def init(params):
-            params = _as_arrays(params)
-            state = jax.tree.map(widen_leaf, inside.init(params))
-            leaves = jax.tree.leaves(params)
-            if not any(is_traced(p) for p in leaves):
-                return place_scalars(state, leaves)
-            whole = lambda _: True
-            tie_all = lambda states, params: jax.tree.map(tie, params, states)
-            return optax.tree_utils.tree_map_params(inside, tie_all, state, params, is_leaf=whole)
 
-        def update(updates, state, params=None, **extra_args):
-            del extra_args
-            check_gradients(updates, params)
-            new_updates, new_state = _run(inside, updates, state, params)
-            return _like_gradients(new_updates, updates), _like_state(new_state, state)
+def _with_casts(
+    inside: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    def init(params):
+        params = _as_arrays(params)
+        state = widen(inside.init(params))
+        leaves = jax.tree.leaves(params)
+        if not any(map(is_traced, leaves)):
+            return place_scalars(state, leaves)
+        whole = lambda _: True
+        tie_all = lambda states, params: jax.tree.map(tie, params, states)
+        return optax.tree_utils.tree_map_params(inside, tie_all, state, params, is_leaf=whole)
 
-        tx = optax.GradientTransformationExtraArgs(init, update)
-        return attach(tx, Record(public, {}, (inside,)))
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        check_gradients(updates, params)
+        new_updates, new_state = _run(inside, updates, state, params)
+        return _like_gradients(new_updates, updates), _like_state(new_state, state)
 
-    return make
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    return attach(tx, Record(public, {}, (inside,)))
 
 
 def chain(*transformations: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -101,7 +109,8 @@ def _is_narrow(dtype):
 
 def _as_arrays(params):
     """The parameters, with numbers for PRNG keys, which have neither gradients nor zeros."""
-    return jax.tree.map(lambda p: jnp.zeros(p.shape) if _is_key(dtype_of(p)) else p, params)
+    is_key = lambda x: isinstance(x, jax.Array) and _is_key(x.dtype)
+    return jax.tree.map(lambda p: jnp.zeros(p.shape) if is_key(p) else p, params)
 
 
 @functools.cache
@@ -117,13 +126,15 @@ def _run(inside, updates, state, params):
             return inside.update(widen(updates), state, widen(_as_arrays(params)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # A misfit breaks somewhere in the chain. Only then it is worth to ask what would have fit.
-        like = updates if params is None else params
+        name, like = ("gradients", updates) if params is None else ("params", params)
+        if params is None and None in jax.tree.leaves(updates, is_leaf=is_none):
+            raise
         try:
             wanted = jax.eval_shape(lambda p: widen(inside.init(_as_arrays(p))), like)
         except Exception:
             raise error from None
-        if misfit := find_misfit(wanted, state):
-            raise ValueError(f"opt_state isn't a state of this optimizer: {misfit}.") from error
+        if misfit := difference(wanted, state):
+            raise ValueError(f"opt_state isn't a state for these {name}: {misfit}.") from error
         raise
 
 
@@ -131,12 +142,16 @@ def _like_gradients(new, gradients):
     """New updates in the dtypes of the gradients."""
 
     def cast(u, g):
-        if u is None or np.shape(u) == np.shape(g):
-            return None if u is None else _cast(u, dtype_of(g))
-        raise ValueError(
-            f"an update came out as {describe(u)} for a gradient that is {describe(g)}: opt_state "
-            "or params are of other shapes."
-        )
+        if u is None:
+            return None
+        if same_type(u, g):
+            return _strong(u)
+        if np.shape(u) != np.shape(g) or kind_of(u) != kind_of(g):
+            raise ValueError(
+                f"an update came out as {describe(u)} for a gradient that is {describe(g)}: "
+                "opt_state or params are those of other arrays."
+            )
+        return _strong(jnp.asarray(u, dtype_of(g)))
 
     return jax.tree.map(cast, new, gradients, is_leaf=is_none)
 
@@ -147,17 +162,18 @@ def _like_state(new, old):
     def cast(n, o):
         if n is None:
             return o
-        fits = np.shape(n) == np.shape(o) and not is_narrow(o)
-        if not fits or is_complex(dtype_of(n)) > is_complex(dtype_of(o)):
+        if same_type(n, o) and not is_narrow(o):
+            return _strong(n)
+        if np.shape(n) != np.shape(o) or is_narrow(o) or kind_of(n) != kind_of(o):
             raise ValueError(
                 f"opt_state has {describe(o)} where the update makes {describe(n)}: it isn't a "
                 "state of this optimizer for these parameters."
             )
-        return _cast(n, o.dtype)
+        return _strong(jnp.asarray(n, o.dtype))
 
     return jax.tree.map(cast, new, old, is_leaf=is_none)
 
 
-def _cast(x, dtype):
-    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
+def _strong(x):
+    """An array with a dtype of its own: a weak one would give way to others in the next step."""
+    return x.astype(x.dtype) if getattr(x, "weak_type", False) else x

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from rmsprop_jax import dialects, parts
+from rmsprop_jax import clipping, dialects
 from rmsprop_jax.checks import check_nonnegative, check_rate
 from rmsprop_jax.precision import chain, public
 
@@ -238,7 +238,7 @@ def a3c(
     _check_counts(total_steps=total_steps, t_max=t_max)
     rate = _line(learning_rate, 0.0, total_steps / t_max)
     rms = dialects.sonnet(rate, decay=0.99, epsilon=0.1)
-    return chain(parts.clip_by_global_norm(40.0), rms)
+    return chain(clipping.clip_by_global_norm(40.0), rms)
 
 
 @public
@@ -291,7 +291,7 @@ def impala_torchbeast(
     """
     _check_counts(total_steps=total_steps, unroll_length=unroll_length, batch_size=batch_size)
     rate = _line(0.00048, 0.0, total_steps / (unroll_length * batch_size))
-    return chain(parts.clip_by_torch_norm(40.0), dialects.pytorch(rate, alpha=0.99, eps=0.01))
+    return chain(clipping.clip_by_torch_norm(40.0), dialects.pytorch(rate, alpha=0.99, eps=0.01))
 
 
 @public
@@ -329,7 +329,7 @@ def pymarl() -> optax.GradientTransformationExtraArgs:
 
       https://github.com/oxwhirl/pymarl/blob/master/src/config/default.yaml
     """
-    return chain(parts.clip_by_torch_norm(10.0), dialects.pytorch(0.0005, alpha=0.99, eps=1e-5))
+    return chain(clipping.clip_by_torch_norm(10.0), dialects.pytorch(0.0005, alpha=0.99, eps=1e-5))
 
 
 @public
@@ -383,7 +383,7 @@ def a2c_stable_baselines(
     """
     check_rate(learning_rate=learning_rate)
     dialect = dialects.stable_baselines3 if tf_like else dialects.pytorch
-    return chain(parts.clip_by_torch_norm(0.5), dialect(learning_rate, alpha=0.99, eps=1e-5))
+    return chain(clipping.clip_by_torch_norm(0.5), dialect(learning_rate, alpha=0.99, eps=1e-5))
 
 
 @public
@@ -606,7 +606,7 @@ def dpo() -> optax.GradientTransformationExtraArgs:
       https://github.com/eric-mitchell/direct-preference-optimization/blob/main/trainers.py
     """
     rate = _line(5e-7 / 151, 5e-7, 150)
-    return chain(parts.clip_by_torch_norm(10.0), dialects.pytorch(rate, alpha=0.99, eps=1e-8))
+    return chain(clipping.clip_by_torch_norm(10.0), dialects.pytorch(rate, alpha=0.99, eps=1e-8))
 
 
 def _line(start: Any, stop: float, steps: float) -> optax.Schedule:

@@ -55,30 +55,35 @@ def recorded(
     factory: Callable[_P, optax.GradientTransformation],
 ) -> Callable[_P, optax.GradientTransformationExtraArgs]:
     """Makes what a factory makes carry a record; for factories of Optax too."""
+    return recorder(factory, lambda tx: tx)
+
+
+def recorder(
+    factory: Callable[_P, optax.GradientTransformation],
+    around: Callable[
+        [optax.GradientTransformationExtraArgs], optax.GradientTransformationExtraArgs
+    ],
+) -> Callable[_P, optax.GradientTransformationExtraArgs]:
+    """A function with the signature of a factory, which attaches a record to what that makes.
+
+    Args:
+      factory: the factory.
+      around: what goes around the transformation after that.
+    """
+    signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> optax.GradientTransformationExtraArgs:
-        return record_call(make, factory, *args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        tx = factory(*args, **kwargs)
+        inner = optax.with_extra_args_support(tx)
+
+        def update(updates, state, params=None, **extra_args):
+            return inner.update(updates, state, params, **extra_args)
+
+        new = optax.GradientTransformationExtraArgs(tx.init, update)
+        made = () if record_of(tx) is None else (tx,)
+        return around(attach(new, Record(make, dict(bound.arguments), made)))
 
     return make
-
-
-def record_call(
-    name: Callable[..., Any],
-    factory: Callable[_P, optax.GradientTransformation],
-    /,
-    *args: _P.args,
-    **kwargs: _P.kwargs,
-) -> optax.GradientTransformationExtraArgs:
-    """Calls a factory; what it makes carries a record of the call, as one of `name`."""
-    bound = inspect.signature(factory).bind(*args, **kwargs)
-    bound.apply_defaults()
-    tx = factory(*args, **kwargs)
-    inner = optax.with_extra_args_support(tx)
-
-    def update(updates, state, params=None, **extra_args):
-        return inner.update(updates, state, params, **extra_args)
-
-    new = optax.GradientTransformationExtraArgs(tx.init, update)
-    made = () if record_of(tx) is None else (tx,)
-    return attach(new, Record(name, dict(bound.arguments), made))

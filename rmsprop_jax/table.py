@@ -64,7 +64,7 @@ def _traits(tx: optax.GradientTransformation) -> tuple[str, ...]:
     if parts.trace in factories:
         first = factories.index(parts.scale_by_learning_rate) < factories.index(parts.trace)
         side = "inside momentum" if first else "outside momentum"
-    coupled = "coupled" if optax.add_decayed_weights in factories else ""
+    coupled = "coupled" if parts.add_decayed_weights in factories else ""
     return (
         f"{rms['initial_scale']:g}",
         "inside" if rms["eps_in_sqrt"] else "outside",

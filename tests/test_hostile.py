@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hostile
+import hostile_chains
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,3 +128,12 @@ def test_the_judge_sees(change, what, runs):
     wrong[:, 1:] = change(loud)[:, 1:]
     assert hostile.verdict(form, case, "float32", wrong, quiet) == what
     assert hostile.verdict(form, case, "float32", loud, quiet * 2) == "others disturbed"
+
+
+@pytest.mark.parametrize("case", hostile_chains.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("name", hostile_chains.FORMS)
+def test_it_survives_in_a_chain(name, case):
+    make, eps_in_sqrt = hostile_chains.FORMS[name]
+    rate = hostile_chains.RATES[case.rate]
+    parameters = hostile_chains.run(make(case, rate if case.rate != "constant" else 0.01), case)
+    assert hostile_chains.verdict(case, parameters, eps_in_sqrt, rtol=1e-3) == ""

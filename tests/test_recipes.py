@@ -386,7 +386,7 @@ def test_bad_numbers_are_named(call, named):
 def test_numbers_that_are_none():
     bad: Any = "fast"
     for call in (recipes.hinton2012, recipes.inception_v3, recipes.a2c_stable_baselines):
-        with pytest.raises(TypeError, match="is not a number"):
+        with pytest.raises(TypeError, match="is not a real number"):
             call(bad)
 
 

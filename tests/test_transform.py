@@ -110,11 +110,11 @@ def test_place_of_eps(inside):
 @pytest.mark.parametrize("kind", [float, np.float32, np.array, jnp.asarray])
 def test_decay_may_be_a_number_or_an_array(kind, jit):
     gradients = jnp.array([1.0, 2.0])
-    for decay in (0.9, 0.2) if kind in (float, np.float32) else (0.9, 0.2, [0.9, 0.2]):
+    for decay in (0.9, 0.2):
         tx = scale_by_rms(kind(decay))
         update = jax.jit(tx.update) if jit else tx.update
         _, state = update(gradients, tx.init(gradients))
-        expected = (1 - np.array(decay)) * np.array([1.0, 4.0])
+        expected = (1 - decay) * np.array([1.0, 4.0])
         np.testing.assert_allclose(state.nu, expected, rtol=1e-6)
 
 

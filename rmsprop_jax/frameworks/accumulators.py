@@ -281,12 +281,19 @@ def groups_of(
     groups = []
     for part in found:
         inside = [p for p in part.walk() if not p.children]
-        rms = next((p.state for p in inside if p.factory is scale_by_rms), None)
-        traces = anatomy.find_traces(part)
+        average = next(p for p in inside if p.factory is scale_by_rms)
+        rms, traces = average.state, anatomy.find_traces(part)
         if not isinstance(rms, RmsState) or len(traces) > 1:
             raise ValueError(
                 f"the accumulators of dialects.{part.name} aren't as it keeps them, but in a "
                 f"{type(rms).__name__}: unpack the state first, see storage."
+            )
+        empty = [p.state for p in inside if p.factory is optax.identity and jax.tree.leaves(p.state)]
+        if empty or (rms.mu is not None) != bool(average.arguments["centered"]):
+            raise ValueError(
+                f"opt_state isn't a state of tx, but of dialects.{part.name} with other options: "
+                f"{f'it has a {type(empty[0]).__name__}' if empty else f'mu is {rms.mu!r:.20}'}. "
+                "interop.restore moves it into a state of tx."
             )
         counts = [p.state for p in inside if getattr(p.state, "_fields", ()) == ("count",)]
         trace = traces[0].state if traces else None

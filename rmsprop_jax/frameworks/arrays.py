@@ -60,7 +60,7 @@ def as_count(x: Any, name: str) -> int:
       ValueError: unless it is a whole number, 0 or more.
     """
     number = as_array(x)
-    if number.size != 1 or not (number >= 0).all() or number.item() != np.floor(number.item()):
+    if number.size != 1 or not 0 <= number < 2**63 or number.item() != np.floor(number.item()):
         raise ValueError(f"{name} is {x!r:.60}: it must be a number of updates, 0 or more.")
     return int(number.item())
 

@@ -12,6 +12,7 @@ COMMANDS = {  # the module whose `main` takes the rest of the command line, and 
         "examples.linear_regression",
         "fit a line, with eps outside and under the root",
     ),
+    "inspect": ("inspect_checkpoint", "say what is in a checkpoint, and how to load it"),
     "dialects": ("table", "set the RMSProps of all frameworks beside each other"),
 }
 # What `pip install 'rmsprop_jax[examples]'` brings, by the names that Python imports.

@@ -161,7 +161,7 @@ def check_order(
     pairs = [(i, j) for j in range(len(names)) for i in range(j) if alike(i, j)]
     if across := [(names[i], names[j]) for i, j in pairs if groups[i] != groups[j]]:
         why = "are in different groups"
-    elif names == sorted(names) and pairs and (names != sorted(names, key=natural) or not all(map(_has_order, _modules(names)))):
+    elif _are_of_a_file(names):
         across, why = [(names[i], names[j]) for i, j in pairs], "are sorted by name, as files are"
     if across:
         raise ValueError(
@@ -182,18 +182,26 @@ def natural(name: str, weights_first: bool = False) -> list[Any]:
     return key
 
 
-def _modules(names: list[str]) -> list[list[str]]:
+def _modules(names: list[str]) -> dict[str, list[str]]:
     """The names of the arrays of each module."""
     modules: dict[str, list[str]] = {}
     for name in names:
         head, _, last = name.rpartition("." if "." in name else "/")
         modules.setdefault(head, []).append(last)
-    return list(modules.values())
+    return modules
 
 
-def _has_order(names: list[str]) -> bool:
-    """False for a bias in front of its weight, which no layer has, and for places in a file."""
-    return names[:2] not in (["bias", "weight"], ["bias", "kernel"]) and not names[0].isdecimal()
+def _are_of_a_file(names: list[str]) -> bool:
+    """Whether names are sorted as no model is: 10 before 2, a bias before its weight, or places."""
+    if names != sorted(names):
+        return False
+    modules = _modules(names)
+    biases_first = [["bias", "kernel"], ["bias", "weight"]]
+    return (
+        names != sorted(names, key=natural)
+        or any(own[:2] in biases_first for own in modules.values())
+        or any(head.endswith("vars") for head in modules)
+    )
 
 
 def bare(name: str) -> str:

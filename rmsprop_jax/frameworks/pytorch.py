@@ -183,11 +183,11 @@ def load(
     else:
         arrays.refuse(f"frozen: weights has no {name}" for name in frozen if name not in weights)
         still = list(frozen)
-    saved, steps = _accumulators(groups, members, slots, weights)
-    makers = _dialects(groups, members, saved["nu"], steps, dialect)
+    saved, steps = accumulators_of(groups, members, slots, weights)
+    makers = dialects_of(groups, members, saved["nu"], steps, dialect)
     rates = _rates(groups, lr)
     txs: dict[str, Any] = {
-        str(k): _call(maker, group, rate)
+        str(k): maker(**{**arguments_of(maker, group), **({} if rate is None else {"lr": rate})})
         for k, (maker, group, rate) in enumerate(zip(makers, groups, rates, strict=True))
     }
     if any(np.iscomplexobj(x) for x in saved["nu"].values()) and set(makers) != {pytorch}:
@@ -221,7 +221,7 @@ def _check_group(k: int, group: dict[str, Any]) -> None:
         )
 
 
-def _accumulators(groups, members, slots, weights):
+def accumulators_of(groups, members, slots, weights):
     """The accumulators by name of the parameter, and the numbers of steps, all checked."""
     has = lambda part, group: {
         "nu": True, "mu": bool(group.get("centered")), "trace": given(group.get("momentum"))
@@ -254,7 +254,7 @@ def _accumulators(groups, members, slots, weights):
     return saved, steps
 
 
-def _dialects(groups, members, nus, steps, dialect):
+def dialects_of(groups, members, nus, steps, dialect):
     """The dialect of each group."""
     if dialect is not None and dialect not in (pytorch, stable_baselines3, timm):
         raise ValueError(
@@ -318,14 +318,13 @@ def _rates(groups, lr):
     return [lr if s == 1 else times(s) for s in scales]
 
 
-def _call(maker, group, rate):
-    """The call of a dialect with the numbers of a parameter group."""
+def arguments_of(maker, group):
+    """The arguments of a dialect that a parameter group has."""
     known = inspect.signature(maker).parameters
     group = {**group, **({"max_lr": group["max_lr_snapshot"]} if "max_lr_snapshot" in group else {})}
     if maker is not timm:  # max_lr is a scheduler's, elsewhere
         group.pop("max_lr", None)
-    numbers = {k: x for k, x in group.items() if k in known}
-    return maker(**{**numbers, **({} if rate is None else {"lr": rate})})
+    return {k: x for k, x in group.items() if k in known}
 
 
 def _labels(port, label_of):

@@ -116,6 +116,11 @@ def _is_state_dict(x: Any) -> bool:
     return nested or _is_flat(x)
 
 
+def is_readable(x: Any) -> bool:
+    """Whether something is a state_dict, or a whole checkpoint that has one in a known place."""
+    return _is_state_dict(x) or (isinstance(x, Mapping) and "optimizer_states" in x)
+
+
 def _is_flat(x: Mapping[str, Any]) -> bool:
     starts = [str(key).partition(".")[0] for key in x]
     return set(starts) <= {"state", "param_groups"} and all("." in str(key) for key in x) and bool(x)

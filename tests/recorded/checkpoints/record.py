@@ -881,6 +881,74 @@ def optimizer_config(optimizer):
     return json.loads(json.dumps(optimizer.get_config(), default=float))
 
 
+def files():
+    """One real file of each kind, for `rmsprop-jax inspect`."""
+    import shutil
+
+    import tensorflow as tf
+    import tf_keras
+    import torch
+    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+    folder = Path(__file__).parent / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    net = model()
+    optimizer = torch.optim.RMSprop(net.named_parameters(), weight_decay=0.125, **SETTINGS)
+    for step in range(STEPS):
+        set_gradients(net, step)
+        optimizer.step()
+    both = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(both, folder / "pytorch.pt")
+
+    import gymnasium
+    from stable_baselines3 import A2C
+
+    class Env(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+    agent = A2C(
+        "MlpPolicy", Env(), policy_kwargs={"net_arch": [4], "optimizer_class": RMSpropTFLike}
+    )
+    for step in range(STEPS):
+        set_gradients(agent.policy, step)
+        agent.policy.optimizer.step()
+    agent.save(folder / "stable_baselines3.zip")
+
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    net = keras_net(keras)
+    net.compile(keras.optimizers.RMSprop(0.03, momentum=0.75, centered=True), "mse")
+    for step in range(STEPS):
+        net.optimizer.apply(
+            [tf.constant(g) for g in targets(net, step)], net.trainable_variables
+        )
+    net.save(folder / "keras.keras")
+    net.save_weights(folder / "keras.weights.h5")
+
+    legacy = tf_keras.Sequential([tf_keras.Input((3,)), tf_keras.layers.Dense(4)])
+    optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, momentum=0.75)
+    for step in range(STEPS):
+        gs = targets(legacy, step, name=lambda v: v.name)
+        pairs = zip([tf.constant(g) for g in gs], legacy.trainable_variables, strict=True)
+        optimizer.apply_gradients(pairs)
+    tf.train.Checkpoint(model=legacy, optimizer=optimizer).write(str(folder / "tf_keras_legacy"))
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        w = v1.get_variable("w", initializer=np.ones(3, np.float32))
+        v1.train.get_or_create_global_step()
+        rate = v1.train.RMSPropOptimizer(0.03, momentum=0.75, centered=True)
+        update = rate.apply_gradients([(2 * w, w)], global_step=v1.train.get_global_step())
+        session.run(v1.global_variables_initializer())
+        session.run(update)
+        v1.train.Saver().save(session, str(folder / "tensorflow1"), write_meta_graph=False)
+    (folder / "checkpoint").unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        print(path.name, path.stat().st_size)
+
+
 FAMILIES = {f.__name__: f for f in (pytorch, timm, stable_baselines3, bitsandbytes, keras, tensorflow)}
 
 
@@ -902,6 +970,6 @@ def record(name):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Record the checkpoints of real packages.")
-    parser.add_argument("family", nargs="+", choices=FAMILIES)
+    parser.add_argument("family", nargs="+", choices=[*FAMILIES, "files"])
     for family in parser.parse_args().family:
-        record(family)
+        files() if family == "files" else record(family)

@@ -85,8 +85,10 @@ def read(path: str | Path) -> Report:
         ),
     }
     if path.suffix not in readers:
-        raise ValueError(f"{path.name}: only {', '.join(readers)}, checkpoints of TensorFlow "
-                         "and directories of Orbax can be read.")
+        raise ValueError(
+            f"{path.name}: only {', '.join(readers)}, checkpoints of TensorFlow "
+            "and directories of Orbax can be read."
+        )
     return readers[path.suffix](path)
 
 
@@ -97,7 +99,8 @@ def _need(package: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"This file is read by {package.partition('.')[0]}, which isn't installed: pip install "
-            f"{extra}", name=error.name
+            f"{extra}",
+            name=error.name,
         ) from None
 
 
@@ -107,8 +110,9 @@ def _need(package: str, extra: str) -> Any:
 def _torch(path: Path) -> Report:
     torch = _need("torch", "torch")
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    return _state_dict(saved, f'torch.load({str(path)!r}, map_location="cpu", weights_only=True)',
-                       ["import torch"])
+    return _state_dict(
+        saved, f'torch.load({str(path)!r}, map_location="cpu", weights_only=True)', ["import torch"]
+    )
 
 
 def _stable_baselines3(path: Path) -> Report:
@@ -119,9 +123,12 @@ def _stable_baselines3(path: Path) -> Report:
             raise ValueError(f"{path.name} has no optimizer.pth: Stable-Baselines3 didn't save it.")
         content = io.BytesIO(file.read(inside[0]))
     saved = torch.load(content, map_location="cpu", weights_only=True)
-    load = f'torch.load(io.BytesIO(file.read({inside[0]!r})), weights_only=True)'
-    return _state_dict(saved, load, ["import io, zipfile", "import torch",
-                                     f"file = zipfile.ZipFile({str(path)!r})"])
+    load = f"torch.load(io.BytesIO(file.read({inside[0]!r})), weights_only=True)"
+    return _state_dict(
+        saved,
+        load,
+        ["import io, zipfile", "import torch", f"file = zipfile.ZipFile({str(path)!r})"],
+    )
 
 
 def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
@@ -135,7 +142,8 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
     groups = [state_dicts.in_our_words(group) for group in content.groups]
     names = {key: content.names.get(key, f"parameter {key}") for key in content.keys}
     slots = {
-        names.get(key, f"parameter {key}"): state_dicts.flat(x, None) for key, x in content.slots.items()
+        names.get(key, f"parameter {key}"): state_dicts.flat(x, None)
+        for key, x in content.slots.items()
     }
     members = [[names[key] for key in group["params"]] for group in groups]
     kind = lambda x: "complex64" if any(np.iscomplexobj(y) for y in x.values()) else "float32"
@@ -147,19 +155,26 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
     except ValueError:
         makers = [dialects.stable_baselines3] * len(groups)
         told = ", dialect=dialects.stable_baselines3  # or dialects.pytorch, before 1.12"
-    calls = [_call(f.__name__, torch_files.arguments_of(f, g)) for f, g in zip(makers, groups, strict=True)]
+    calls = [
+        _call(f.__name__, torch_files.arguments_of(f, g))
+        for f, g in zip(makers, groups, strict=True)
+    ]
     rate_of = {n: float(g["lr"]) for g, own in zip(groups, members, strict=True) for n in own}
     rows = [
         _row(name, part, x, rate_of.get(name), calls[0])
         for part, named in saved_by.items()
         for name, x in named.items()
     ]
-    missing = [f"{n}: no accumulators, it hasn't been trained" for n in names.values() if n not in slots]
+    missing = [
+        f"{n}: no accumulators, it hasn't been trained" for n in names.values() if n not in slots
+    ]
     order = ", in_order=True" if len(groups) > 1 and not content.names else ""
     comment = "  # or dict(model.named_parameters())"
     stored = [f"{n!r}: ({list(x.shape)}, {str(x.dtype)!r})" for n, x in zeros.items()]
     lines = [
-        *imports, "import numpy as np", "from rmsprop_jax import dialects, interop",
+        *imports,
+        "import numpy as np",
+        "from rmsprop_jax import dialects, interop",
         f"saved = {load}{way}",
         f"kinds = {{{', '.join(stored)}}}",
         f"weights = {{name: np.zeros(*kind) for name, kind in kinds.items()}}{comment}",
@@ -167,8 +182,11 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
         f"tx, opt_state = interop.pytorch.load(saved, weights, to_params{order}{told.partition('  #')[0]})"
         + (f"  #{told.partition('  #')[2]}" if told else ""),
     ]
-    who = {"pytorch": "PyTorch's RMSprop", "timm": "timm's RMSpropTF",
-           "stable_baselines3": "Stable-Baselines3's RMSpropTFLike, or PyTorch's RMSprop before 1.12"}
+    who = {
+        "pytorch": "PyTorch's RMSprop",
+        "timm": "timm's RMSpropTF",
+        "stable_baselines3": "Stable-Baselines3's RMSpropTFLike, or PyTorch's RMSprop before 1.12",
+    }
     eight = any("betas" in g for g in content.groups)
     by = "bitsandbytes's RMSprop" if eight else who[makers[0].__name__]
     return Report(by, calls, [], max(steps.values(), default=0), rows, missing, lines)
@@ -193,7 +211,9 @@ def _keras(path: Path) -> Report:
         written = (text.get("compile_config") or {}).get("optimizer") or {}
         written = written.get("config", {}).get("inner_optimizer", written)
         if (kind := written.get("class_name", "RMSprop")) != "RMSprop":
-            raise ValueError(f"{path.name} is a checkpoint of Keras's {kind}: only those of RMSprop can be read.")
+            raise ValueError(
+                f"{path.name} is a checkpoint of Keras's {kind}: only those of RMSprop can be read."
+            )
         config = written.get("config", {})
         opened = f"h5py.File(io.BytesIO(zipfile.ZipFile({str(path)!r}).read('model.weights.h5')))"
         imports = ["import io, zipfile", "import h5py"]
@@ -215,7 +235,11 @@ def _keras(path: Path) -> Report:
     blocks, known = len(shapes) // size, bool(config)
     if any((x < 0).any() for x in ordered[head : head + size]):
         raise ValueError(f"{path.name} has no RMSprop: in its place are numbers below 0.")
-    parts = {1: ["nu"], 2: ["nu", "mu" if config.get("centered") else "trace"], 3: ["nu", "trace", "mu"]}
+    parts = {
+        1: ["nu"],
+        2: ["nu", "mu" if config.get("centered") else "trace"],
+        3: ["nu", "trace", "mu"],
+    }
     names = parts.get(blocks, ["nu"])
     rate = config.get("learning_rate")
     rate = rate if isinstance(rate, int | float) else (float(ordered[1]) if head == 2 else 0.001)
@@ -224,7 +248,11 @@ def _keras(path: Path) -> Report:
     parameters = inspect.signature(dialects.keras).parameters
     own = {k: v for k, v in config.items() if k in parameters and not isinstance(v, dict)}
     arguments = {**(own or switches), "learning_rate": float(rate)}
-    arguments = {k: x for k, x in arguments.items() if k not in ("name", "use_ema", "gradient_accumulation_steps")}
+    arguments = {
+        k: x
+        for k, x in arguments.items()
+        if k not in ("name", "use_ema", "gradient_accumulation_steps")
+    }
     call = _call("keras", arguments)
     rows = [
         _row(f"weight {i}", part, ordered[head + k * size + i], float(rate), call)
@@ -232,7 +260,9 @@ def _keras(path: Path) -> Report:
         for i in range(size)
     ]
     lines = [
-        *imports, "import numpy as np", "from rmsprop_jax import dialects, interop",
+        *imports,
+        "import numpy as np",
+        "from rmsprop_jax import dialects, interop",
         f"saved = {{k: v[()] for k, v in {opened}[{folder!r}].items()}}",
         f"weights = {{f'weight {{i}}': np.zeros(s, 'float32') for i, s in enumerate({[list(s) for s in shapes[:size]]})}}"
         "  # or {v.path: np.asarray(v) for v in model.trainable_variables}",
@@ -240,8 +270,12 @@ def _keras(path: Path) -> Report:
         f"tx = {call}",
         "opt_state = interop.keras.load(tx, saved, weights, to_params)",
     ]
-    unknown = [] if known else [k for k in ("rho", "epsilon", "momentum", "weight_decay") if k not in own]
-    missing = [] if blocks <= 3 else [f"{blocks} arrays for each weight: averages or sums are among them"]
+    unknown = (
+        [] if known else [k for k in ("rho", "epsilon", "momentum", "weight_decay") if k not in own]
+    )
+    missing = (
+        [] if blocks <= 3 else [f"{blocks} arrays for each weight: averages or sums are among them"]
+    )
     return Report("Keras's RMSprop", [call], unknown, int(ordered[0]), rows, missing, lines)
 
 
@@ -257,12 +291,20 @@ def _tensorflow(path: Path) -> Report:
         for key in objects:
             name, _, rest = key.partition(slot)
             names.setdefault(name, {})[by_word.get(rest.split("/")[-3], "?")] = tensors[key]
-        numbers = {k.split("/")[-3]: float(x) for k, x in tensors.items()
-                   if k.endswith(value) and np.shape(x) == () and slot not in k}
+        numbers = {
+            k.split("/")[-3]: float(x)
+            for k, x in tensors.items()
+            if k.endswith(value) and np.shape(x) == () and slot not in k
+        }
         given = ("learning_rate", "rho", "momentum", "decay")
-        arguments = {k: numbers[k] for k in given if k in numbers} if legacy else {"learning_rate": 0.01}
-        dialect, by = ("tf_keras_legacy", "tf_keras's legacy RMSprop") if legacy else (
-            "tensorflow1", "TensorFlow 1's RMSPropOptimizer")
+        arguments = (
+            {k: numbers[k] for k in given if k in numbers} if legacy else {"learning_rate": 0.01}
+        )
+        dialect, by = (
+            ("tf_keras_legacy", "tf_keras's legacy RMSprop")
+            if legacy
+            else ("tensorflow1", "TensorFlow 1's RMSPropOptimizer")
+        )
         unknown = ["epsilon"] if legacy else ["learning_rate", "decay", "epsilon"]
     else:
         dialect, by = "tensorflow1", "TensorFlow 1's RMSPropOptimizer"
@@ -271,8 +313,11 @@ def _tensorflow(path: Path) -> Report:
         for root in roots:
             third = tensors.get(f"{root}/RMSProp_2")
             second = tensors.get(f"{root}/RMSProp_1")
-            own = {"nu": tensors[f"{root}/RMSProp"], "mu": second if third is not None else None,
-                   "trace": third if third is not None else second}
+            own = {
+                "nu": tensors[f"{root}/RMSProp"],
+                "mu": second if third is not None else None,
+                "trace": third if third is not None else second,
+            }
             ends = [n for n in tensors if root == n or root.endswith(f"/{n}")]
             name = max(ends, key=len, default=root)
             names[name] = {k: x for k, x in own.items() if x is not None}
@@ -286,16 +331,22 @@ def _tensorflow(path: Path) -> Report:
     call = _call(dialect, arguments)
     for name, own in names.items():
         rows += [_row(name, part, x, arguments["learning_rate"], call) for part, x in own.items()]
-    steps = [int(np.max(x)) for k, x in tensors.items() if "global_step" in k or k.endswith(f"/iter{value}")]
+    steps = [
+        int(np.max(x))
+        for k, x in tensors.items()
+        if "global_step" in k or k.endswith(f"/iter{value}")
+    ]
     lines = [
-        "import tensorflow as tf", "from rmsprop_jax import dialects, interop",
+        "import tensorflow as tf",
+        "from rmsprop_jax import dialects, interop",
         f"reader = tf.train.load_checkpoint({str(path)!r})",
         "saved = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}",
         f"weights = {{n: reader.get_tensor(n + {value if objects else ''!r}) for n in {list(names)}}}",
         "to_params = lambda named: named  # the function that ports the weights",
         f"tx = {call}",
         "opt_state = interop.tensorflow.load(tx, saved, weights, to_params"
-        + ("" if steps else ", count=0") + ")",
+        + ("" if steps else ", count=0")
+        + ")",
     ]
     return Report(by, [call], unknown, max(steps) if steps else None, rows, [], lines)
 
@@ -334,18 +385,28 @@ def _of_paths(path: Path, saved: Any, load: str) -> Report:
             counts.append(int(x))
     if not any("nu" in own for own in found.values()):
         raise ValueError(f"There is no nu in it, but {_keys(words)}: it has no RMSProp.")
-    switches: dict[str, Any] = {"momentum": 0.9} if any("trace" in own for own in found.values()) else {}
+    switches: dict[str, Any] = (
+        {"momentum": 0.9} if any("trace" in own for own in found.values()) else {}
+    )
     switches |= {"centered": True} if any("mu" in own for own in found.values()) else {}
     call = _call("optax", {"learning_rate": 0.01, **switches})
     rows = [_row(n, part, x, None, call) for n, own in found.items() for part, x in own.items()]
     module = {".safetensors": "import safetensors.numpy", ".npz": "import numpy as np"}
     line = module.get(path.suffix, "import orbax.checkpoint as ocp")
     place = load.format(path=str(path.absolute()))
-    lines = [line, "from rmsprop_jax import dialects, interop", f"saved = {place}",
-             f"tx = {call}  # or the optimizer that was saved",
-             "# with params, your parameters:",
-             "# opt_state = " + ("interop.restore(tx, saved, params)" if ours else
-                                 "interop.optax.load(tx, saved, params)")]
+    lines = [
+        line,
+        "from rmsprop_jax import dialects, interop",
+        f"saved = {place}",
+        f"tx = {call}  # or the optimizer that was saved",
+        "# with params, your parameters:",
+        "# opt_state = "
+        + (
+            "interop.restore(tx, saved, params)"
+            if ours
+            else "interop.optax.load(tx, saved, params)"
+        ),
+    ]
     by = "rmsprop_jax" if ours else "optax.rmsprop"
     unknown = ["learning_rate", "decay", "eps", *switches.keys() & {"momentum"}]
     return Report(by, [call], unknown, max(counts, default=None), rows, [], lines)
@@ -358,7 +419,9 @@ def _call(dialect: str, arguments: dict[str, Any]) -> str:
     """The call of a dialect, without what is its default."""
     parameters = inspect.signature(getattr(dialects, dialect)).parameters
     given = {k: v.item() if hasattr(v, "item") else v for k, v in arguments.items()}
-    text = [f"{k}={v!r}" for k, v in given.items() if k in parameters and parameters[k].default != v]
+    text = [
+        f"{k}={v!r}" for k, v in given.items() if k in parameters and parameters[k].default != v
+    ]
     return f"dialects.{dialect}({', '.join(text)})"
 
 
@@ -374,7 +437,11 @@ def _row(name: str, part: str, x: Any, rate: float | None, call: str) -> dict[st
     row["effective_lr"] = None
     if part == "nu" and rate is not None and quantiles[1] > 0:
         row["effective_lr"] = rate / quantiles[1]
-    row |= {"zeros": int((x == 0).sum()), "nan": int(np.isnan(x).sum()), "inf": int(np.isinf(x).sum())}
+    row |= {
+        "zeros": int((x == 0).sum()),
+        "nan": int(np.isnan(x).sum()),
+        "inf": int(np.isinf(x).sum()),
+    }
     return row
 
 
@@ -396,13 +463,22 @@ def as_text(report: Report) -> str:
     for row in report.accumulators:
         label = {"nu": "√nu", "mu": "|mu|", "trace": "|trace|"}[row["accumulator"]]
         number = lambda x: "" if x is None else f"{x:.2g}"
-        table.append((
-            f"{row['parameter']} {label}", "×".join(map(str, row["shape"])) or "()",
-            *(number(row[k]) for k in ("lowest", "median", "highest", "effective_lr")),
-            *(str(row[k]) for k in ("zeros", "nan", "inf")),
-        ))
+        table.append(
+            (
+                f"{row['parameter']} {label}",
+                "×".join(map(str, row["shape"])) or "()",
+                *(number(row[k]) for k in ("lowest", "median", "highest", "effective_lr")),
+                *(str(row[k]) for k in ("zeros", "nan", "inf")),
+            )
+        )
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    text = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in table]
+    text = [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
     lines += ["", *(line.rstrip() for line in text)]
     if report.missing:
         lines += ["", "missing", *(f"  {line}" for line in report.missing)]
@@ -418,13 +494,23 @@ def eval_call(call: str) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Prints what is in the checkpoint that the command line names."""
-    parser = argparse.ArgumentParser(prog="rmsprop-jax inspect", description=read.__doc__.splitlines()[0] if read.__doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="rmsprop-jax inspect",
+        description=read.__doc__.splitlines()[0] if read.__doc__ else None,
+    )
     parser.add_argument("file", help="a checkpoint, of any framework that is known here")
     parser.add_argument("--json", action="store_true", help="print it for programs")
     options = parser.parse_args(arguments)
     try:
         report = read(options.file)
-    except (ValueError, TypeError, ModuleNotFoundError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        TypeError,
+        ModuleNotFoundError,
+        OSError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         sys.exit(f"rmsprop-jax inspect {options.file}: {error}")
     except Exception as error:  # from torch, of a file that holds more than data
         sys.exit(f"rmsprop-jax inspect {options.file}: it can't be read: {str(error)[:300]}")

@@ -88,7 +88,10 @@ def test_every_state_dict(kind, tmp_path, capsys):
 
 def test_states_of_this_library_and_of_optax(tmp_path, capsys):
     params = {"w": jnp.ones((2, 3)), "b": jnp.full(3, 2.0)}
-    for by, tx in (("rmsprop_jax", rmsprop(0.1, momentum=0.9)), ("optax.rmsprop", optax.rmsprop(0.1))):
+    for by, tx in (
+        ("rmsprop_jax", rmsprop(0.1, momentum=0.9)),
+        ("optax.rmsprop", optax.rmsprop(0.1)),
+    ):
         state = tx.init(params)
         paths = {
             jax.tree_util.keystr(p, simple=True, separator="/"): x

@@ -96,7 +96,7 @@ def check(found: Named, wanted: Named) -> None:
     refuse(differences(found, wanted))
 
 
-def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str] = {}) -> None:  # noqa: B006
+def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str] = {}) -> None:
     """Raises for numbers that no RMSProp makes, and warns of those that aren't finite.
 
     Args:
@@ -132,9 +132,7 @@ def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str
         warnings.warn(f"The checkpoint holds {text}: {where}.", stacklevel=5)
 
 
-def into(
-    template: Any, saved: Any, replace: Mapping[int, tuple[Any, Callable[[Any], Any]]]
-) -> Any:
+def into(template: Any, saved: Any, replace: Mapping[int, tuple[Any, Callable[[Any], Any]]]) -> Any:
     """Puts a saved state into the containers of a template.
 
     Args:
@@ -178,9 +176,13 @@ def into(
             return type(own)(*new.values()) if fields is not None else type(own)(new.values())
         if not hasattr(own, "dtype"):  # a tree of another kind: nnx.State, a dataclass
             leaves, treedef = jax.tree.flatten_with_path(own)
-            text = lambda p: jax.tree_util.keystr(p, simple=True, separator="/").removesuffix("/value")
+            text = lambda p: jax.tree_util.keystr(p, simple=True, separator="/").removesuffix(
+                "/value"
+            )
             have = {text(p): x for p, x in jax.tree.leaves_with_path(other)}
-            return treedef.unflatten([walk(x, have.get(text(p)), f"{path}/{text(p)}") for p, x in leaves])
+            return treedef.unflatten(
+                [walk(x, have.get(text(p)), f"{path}/{text(p)}") for p, x in leaves]
+            )
         key = path.removeprefix("/") or "the state"
         if other is None or (isinstance(other, Mapping | tuple | list) and not other):
             lines.extend(differences({}, {key: own}))

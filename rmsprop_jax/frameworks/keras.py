@@ -25,7 +25,7 @@ from rmsprop_jax.checks import (
     check_range,
     check_rate,
 )
-from rmsprop_jax.frameworks import accumulators, arrays
+from rmsprop_jax.frameworks import accumulators, arrays, pairing
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import scale_by_rms
 
@@ -206,7 +206,7 @@ def load(
       https://keras.io/api/optimizers/rmsprop/
     """
     weights = arrays.as_named(weights)
-    port = accumulators.probe(to_params, weights, ())
+    port = pairing.probe(to_params, weights, ())
     template = accumulators.start(tx, weights, to_params)
     groups = accumulators.groups_of(tx, template)
     _check_dialects(groups)
@@ -315,7 +315,8 @@ def _check_dialects(groups):
 
 def _stems(name, part):
     """What a variable is called behind the optimizer's own name: in Keras 3, in the legacy one
-    of tf_keras, and in its other one."""
+    of tf_keras, and in its other one.
+    """
     new, old = _SLOTS[part]
     bare = name.removesuffix(":0")
     return f"{bare.replace('/', '_')}_{new}", f"{bare}/{old}", f"{new}/{bare}"
@@ -341,7 +342,7 @@ def _pair(variables, groups, members, weights, in_order):
         saved = _by_number(found, [k for own in keys.values() for k in own.values()], len(members))
         shapes = [tuple(np.shape(x)) for x in list(saved.values())[-total:][: len(blocks["nu"])]]
         own = {name: weights[name] for name in blocks["nu"]}
-        accumulators.check_order(own, shapes, [0] * len(own), in_order)
+        pairing.check_order(own, shapes, [0] * len(own), in_order)
         return keys, saved
     stems = {name: _stems(name, "nu")[0] for name in members}
     bare = {key.removesuffix(":0"): key for key in variables}
@@ -351,7 +352,7 @@ def _pair(variables, groups, members, weights, in_order):
     for part, names in blocks.items():
         keys[part] = {}
         for name in names:
-            key = accumulators.find(bare, *_stems(name, part))
+            key = pairing.find(bare, *_stems(name, part))
             keys[part][name] = _stems(name, part)[0] if key is None else bare[key]
     wrapper = {k.rpartition("/")[0] for k in variables if _last(k) == "dynamic_scale"}
     return keys, {k: x for k, x in variables.items() if k.rpartition("/")[0] not in wrapper}
@@ -390,7 +391,8 @@ def _by_number(variables, keys, members):
         raise ValueError(
             f"Keras has {len(variables)} variables, where tx needs the count of updates, maybe the "
             f"learning rate, and these {len(keys)}: {', '.join(keys)}."
-            + hint * (extra > members > 0)
+            + hint
+            * (extra > members > 0)
         )
     return dict(zip((*heads[extra], *keys), variables, strict=True))
 

@@ -149,7 +149,9 @@ def _reader(
         counts = [x.count for x in (rms, rate) if "count" in getattr(x, "_fields", ())]
         made = int(max(counts)) if counts else arrays.as_count(count or 0, "count")
         weight, mu = weight_at(made), getattr(rms, "mu", None)
-        named = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(rms.nu)}
+        named = {
+            jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(rms.nu)
+        }
         arrays.check_numbers(named, named)
         mu = jax.tree.map(lambda m: np.asarray(m) / weight, mu)
         nu = jax.tree.map(lambda n: np.asarray(n, np.float64) / weight, rms.nu)

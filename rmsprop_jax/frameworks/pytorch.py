@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax import parts
 from rmsprop_jax.checks import check_fraction, check_nonnegative, check_optional, check_rate, given
-from rmsprop_jax.frameworks import accumulators, arrays, state_dicts
+from rmsprop_jax.frameworks import accumulators, arrays, pairing, state_dicts
 from rmsprop_jax.frameworks.stable_baselines3 import stable_baselines3
 from rmsprop_jax.frameworks.timm import timm
 from rmsprop_jax.precision import chain, public
@@ -195,8 +195,10 @@ def load(
             "The accumulators are complex, and these can be carried over for dialects.pytorch only, "
             "which documents what it does with them."
         )
-    port = accumulators.probe(to_params, weights, names)
-    label_of = {n: str(k) for k, part in enumerate(members) for n in part} | dict.fromkeys(still, _FROZEN)
+    port = pairing.probe(to_params, weights, names)
+    label_of = {n: str(k) for k, part in enumerate(members) for n in part} | dict.fromkeys(
+        still, _FROZEN
+    )
     used = [label for label in (*txs, _FROZEN) if label in label_of.values()]
     if used == ["0"]:
         tx = txs["0"]
@@ -224,7 +226,9 @@ def _check_group(k: int, group: dict[str, Any]) -> None:
 def accumulators_of(groups, members, slots, weights):
     """The accumulators by name of the parameter, and the numbers of steps, all checked."""
     has = lambda part, group: {
-        "nu": True, "mu": bool(group.get("centered")), "trace": given(group.get("momentum"))
+        "nu": True,
+        "mu": bool(group.get("centered")),
+        "trace": given(group.get("momentum")),
     }[part]
     saved: dict[str, dict[str, Any]] = {part: {} for part in _SLOTS}
     lines, steps, squares = [], {}, {}
@@ -244,7 +248,9 @@ def accumulators_of(groups, members, slots, weights):
                 want = {key: weights[name]} if has(part, group) else {}
                 lines += arrays.differences({key: x}, want)
                 saved[part][name], squares[key] = x, x
-            lines += arrays.differences({f"{name}.{s}": arrays.as_array(x) for s, x in mine.items()}, {})
+            lines += arrays.differences(
+                {f"{name}.{s}": arrays.as_array(x) for s, x in mine.items()}, {}
+            )
     for name in slots.keys() - {n for names in members for n in names}:
         lines.append(f"extra: {name}, which no group has")
     arrays.refuse(lines)
@@ -308,7 +314,9 @@ def _rates(groups, lr):
     if lr is None:
         return [None] * len(groups)
     scales = [float(group.get("lr_scale", 1.0)) for group in groups]
-    bases = {float(np.float32(group["lr"] / s)) for group, s in zip(groups, scales, strict=True) if s}
+    bases = {
+        float(np.float32(group["lr"] / s)) for group, s in zip(groups, scales, strict=True) if s
+    }
     if len(bases) > 1:
         raise ValueError(
             f"The groups have different learning rates, {[group['lr'] for group in groups]}: pass a "
@@ -321,7 +329,10 @@ def _rates(groups, lr):
 def arguments_of(maker, group):
     """The arguments of a dialect that a parameter group has."""
     known = inspect.signature(maker).parameters
-    group = {**group, **({"max_lr": group["max_lr_snapshot"]} if "max_lr_snapshot" in group else {})}
+    group = {
+        **group,
+        **({"max_lr": group["max_lr_snapshot"]} if "max_lr_snapshot" in group else {}),
+    }
     if maker is not timm:  # max_lr is a scheduler's, elsewhere
         group.pop("max_lr", None)
     return {k: x for k, x in group.items() if k in known}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmsprop_jax.frameworks import accumulators, arrays
+from rmsprop_jax.frameworks import arrays, pairing
 
 BITSANDBYTES = "__bnb_optimizer_quant_state__"
 """The key under which bitsandbytes keeps its slots."""
@@ -101,7 +101,9 @@ def _optimizer_in(saved: Any) -> Mapping[str, Any]:
         saved = states[0]
     if _is_state_dict(saved):
         return saved
-    inside = [k for k, x in saved.items() if _is_state_dict(x)] if isinstance(saved, Mapping) else []
+    inside = (
+        [k for k, x in saved.items() if _is_state_dict(x)] if isinstance(saved, Mapping) else []
+    )
     hint = f" There is one in it: pass it by its key, {inside[0]!r}." if inside else ""
     raise TypeError(
         "state_dict must be what optimizer.state_dict() returned, a dictionary with 'state' and "
@@ -123,7 +125,9 @@ def is_readable(x: Any) -> bool:
 
 def _is_flat(x: Mapping[str, Any]) -> bool:
     starts = [str(key).partition(".")[0] for key in x]
-    return set(starts) <= {"state", "param_groups"} and all("." in str(key) for key in x) and bool(x)
+    return (
+        set(starts) <= {"state", "param_groups"} and all("." in str(key) for key in x) and bool(x)
+    )
 
 
 def _nested(x: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,7 +162,7 @@ def names_of(
     """The names of all parameters of an optimizer, in the order of its groups."""
     keys = content.keys
     if content.names:
-        partner = accumulators.match_names(list(content.names.values()), weights)
+        partner = pairing.match_names(list(content.names.values()), weights)
         return [partner[content.names[key]] for key in keys]
     names = list(weights)
     if len(names) != len(keys) and frozen is not None:
@@ -171,7 +175,7 @@ def names_of(
         first = next(iter(flat(content.slots.get(key, {}), None, shapes_only=True).values()), None)
         shapes.append(None if first is None else tuple(np.shape(arrays.as_array(first))))
     groups = [k for k, group in enumerate(content.groups) for _ in group["params"]]
-    accumulators.check_order(own, shapes, groups, in_order)
+    pairing.check_order(own, shapes, groups, in_order)
     return names
 
 
@@ -180,7 +184,7 @@ def _wrong_number(number: int, names: list[str]) -> str:
         f"The optimizer has {number} parameters, weights has {len(names)}: pass those that the "
         "optimizer got, in its order"
     )
-    if buffers := [n for n in names if accumulators.is_buffer(n)]:
+    if buffers := [n for n in names if pairing.is_buffer(n)]:
         return f"{text}, and no buffers, which are {', '.join(buffers)}."
     return f"{text}; or name as frozen those that it never got."
 

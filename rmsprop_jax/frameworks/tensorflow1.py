@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax import parts
 from rmsprop_jax.checks import check_nonnegative, check_optional, check_rate
-from rmsprop_jax.frameworks import accumulators, arrays
+from rmsprop_jax.frameworks import accumulators, arrays, pairing
 from rmsprop_jax.frameworks import keras as keras_variables
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import scale_by_rms
@@ -136,17 +136,21 @@ def load(
       https://www.tensorflow.org/api_docs/python/tf/compat/v1/train/RMSPropOptimizer
     """
     weights = arrays.as_named(weights)
-    port = accumulators.probe(to_params, weights, ())
+    port = pairing.probe(to_params, weights, ())
     template = accumulators.start(tx, weights, to_params)
     groups = accumulators.groups_of(tx, template)
     if count is None and (steps := [x for key, x in variables.items() if _COUNT.fullmatch(key)]):
         count = max(arrays.as_count(np.max(x), "the number of updates") for x in steps)
     if all(group.name == "keras" for group in groups):
         numbered = _numbered(variables)
-        return keras_variables.load(tx, numbered, weights, to_params, count=count, in_order=in_order)
+        return keras_variables.load(
+            tx, numbered, weights, to_params, count=count, in_order=in_order
+        )
     keys = _keys(variables, groups, accumulators.members_of(groups, port), None)
     used = {key for part in keys.values() for key in part.values()}
-    saved = {k: arrays.as_array(x) for k, x in variables.items() if k in used or _is_slot(k, groups)}
+    saved = {
+        k: arrays.as_array(x) for k, x in variables.items() if k in used or _is_slot(k, groups)
+    }
     arrays.check(saved, {key: weights[n] for part in keys.values() for n, key in part.items()})
     means = {keys["nu"][n]: key for n, key in keys["mu"].items()}
     arrays.check_numbers(saved, keys["nu"].values(), means)
@@ -194,7 +198,11 @@ def dump(
     """
     groups = accumulators.groups_of(tx, opt_state, writes=True)
     count = max(int(group.rms.count) for group in groups)
-    counts = {k: np.asarray(count, np.asarray(x).dtype) for k, x in (like or {}).items() if _COUNT.fullmatch(k)}
+    counts = {
+        k: np.asarray(count, np.asarray(x).dtype)
+        for k, x in (like or {}).items()
+        if _COUNT.fullmatch(k)
+    }
     if all(group.name == "keras" for group in groups) and like is not None:
         numbered = _numbered(like)
         new = keras_variables.dump_numbers(tx, opt_state, weights, from_params, numbered, params)
@@ -208,7 +216,9 @@ def dump(
         counts = {f"{optimizer}/iter{_VALUE}": np.int64(count)}
     slots = {key: named[part][n] for part, own in keys.items() for n, key in own.items()}
     if like is not None:
-        arrays.check({k: like[k] for k in slots if k in like}, {k: like.get(k, x) for k, x in slots.items()})
+        arrays.check(
+            {k: like[k] for k in slots if k in like}, {k: like.get(k, x) for k, x in slots.items()}
+        )
     return slots | counts
 
 
@@ -220,7 +230,9 @@ def _keys(variables, groups, members, optimizer):
     for name, k in members.items():
         group = groups[k]
         if group.name not in ("tensorflow1", "tf_keras_legacy"):
-            raise ValueError(f"dialects.{group.name} has no slots: make tx by dialects.tensorflow1.")
+            raise ValueError(
+                f"dialects.{group.name} has no slots: make tx by dialects.tensorflow1."
+            )
         own = accumulators.wanted(group)
         if group.name == "tensorflow1" and "trace" not in own:
             own = [*own, "trace"]
@@ -239,7 +251,7 @@ def _keys(variables, groups, members, optimizer):
                     "what it is called there. Its variables are interop.keras's."
                 )
             made = f"{start}{owner}/{slot}" if in_object else stem
-            keys[part][name] = (found or [accumulators.find(variables, stem) or made])[0]
+            keys[part][name] = (found or [pairing.find(variables, stem) or made])[0]
     return keys
 
 

@@ -1,7 +1,5 @@
 """Checkpoints that Keras, tf_keras and TensorFlow wrote go on here, and back."""
 
-
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +80,9 @@ def test_keras_goes_on_and_back(kind):
 def test_averages_are_named():
     case = family("keras")["ema"]
     with pytest.warns(UserWarning, match="averages of the weights, of use_ema.*kernel_average"):
-        keras.load(dialects.keras(**config_of(case)), case["checkpoint"], case["weights"], to_params)
+        keras.load(
+            dialects.keras(**config_of(case)), case["checkpoint"], case["weights"], to_params
+        )
 
 
 def test_an_accumulation_must_be_complete():
@@ -143,7 +143,9 @@ def test_tensorflow_goes_on_and_back(kind):
     name_of = {key: name for name, key in keys.items()}
     weights = {keys[n]: x for n, x in case["weights"].items() if not n.startswith("critic")}
     with_value = {f"{n}{VALUE}": x for n, x in weights.items()}
-    steps = {} if any("iter" in k or "global" in k for k in case["checkpoint"]) else {"count": STEPS}
+    steps = (
+        {} if any("iter" in k or "global" in k for k in case["checkpoint"]) else {"count": STEPS}
+    )
     state = tensorflow.load(tx, case["checkpoint"], weights, to_params, **steps)
     if "object" in kind:
         tensorflow.load(tx, case["checkpoint"], with_value, to_params, **steps)
@@ -168,7 +170,9 @@ def test_two_optimizers_in_one_graph():
         near(x, case["final"][name])
 
 
-@pytest.mark.parametrize("kind", [k for k in family("tensorflow") if "saver" not in k and "object" not in k])
+@pytest.mark.parametrize(
+    "kind", [k for k in family("tensorflow") if "saver" not in k and "object" not in k]
+)
 def test_tf_keras_goes_on_and_back(kind):
     case = family("tensorflow")[kind]
     tx, weights = dialect_of(kind, case), case["weights"]
@@ -181,5 +185,6 @@ def test_tf_keras_goes_on_and_back(kind):
     for key, x in case["later"].items():
         near(again[key], x)
     with pytest.raises(ValueError, match="missing: "):
-        keras.load(tx, case["checkpoint"], {**weights, "other:0": np.ones(2, np.float32)}, to_params)
-
+        keras.load(
+            tx, case["checkpoint"], {**weights, "other:0": np.ones(2, np.float32)}, to_params
+        )

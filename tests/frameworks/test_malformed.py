@@ -6,7 +6,6 @@ import pickle
 
 import jax.numpy as jnp
 import numpy as np
-
 import pytest
 from real_checkpoints import family
 
@@ -54,7 +53,10 @@ PYTORCH = {  # how a real checkpoint is changed, or what stands in its place; th
     "no groups": (drop(top, "param_groups"), "must be what"),
     "no state": (drop(top, "state"), "must be what"),
     "a model's": ({"0.weight": np.ones(3)}, "must be what"),
-    "a checkpoint around it": ({"optimizer": family("pytorch")["foreach"]["checkpoint"]}, "'optimizer'"),
+    "a checkpoint around it": (
+        {"optimizer": family("pytorch")["foreach"]["checkpoint"]},
+        "'optimizer'",
+    ),
     "state is a list": (put(top, "state", []), "must be what"),
     "groups are a number": (put(top, "param_groups", 3), "list of dictionaries"),
     "groups of numbers": (put(top, "param_groups", [3]), "list of dictionaries"),

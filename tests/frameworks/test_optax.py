@@ -45,7 +45,9 @@ WRAPPERS = {
 def go_on(tx, params, state, steps):
     for step in steps:
         random = np.random.default_rng(step)
-        grads = jax.tree.map(lambda p, r=random: jnp.asarray(r.normal(size=p.shape), p.dtype), params)
+        grads = jax.tree.map(
+            lambda p, r=random: jnp.asarray(r.normal(size=p.shape), p.dtype), params
+        )
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
@@ -107,7 +109,11 @@ def test_what_does_not_fit():
     refused(plain, optax.rmsprop(0.1, momentum=0.9).init(PARAMS), "TraceState of another")
     refused(dialects.optax(0.1, momentum=0.9), optax.rmsprop(0.1).init(PARAMS), "EmptyState of")
     state = optax.rmsprop(0.1).init(PARAMS)
-    refused(optax.chain(optax.clip(1.0), plain), state, "3 parts, ScaleByRmsState, .* should have 2, EmptyState, tuple")
+    refused(
+        optax.chain(optax.clip(1.0), plain),
+        state,
+        "3 parts, ScaleByRmsState, .* should have 2, EmptyState, tuple",
+    )
     refused(dialects.keras(0.1), state, "isn't Optax")
     saved = paths(state)
     del saved["0/nu/dense/bias"]

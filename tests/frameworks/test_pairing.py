@@ -7,7 +7,7 @@ import pytest
 from real_checkpoints import family
 
 from rmsprop_jax import dialects
-from rmsprop_jax.frameworks import accumulators
+from rmsprop_jax.frameworks import accumulators, pairing
 from rmsprop_jax.interop import keras, pytorch
 
 same = lambda named: dict(named)
@@ -35,7 +35,10 @@ ORDERS = {  # a checkpoint without names, and weights in an order that isn't the
     "groups alike exchanged": (ALIKE, sort(ALIKE["weights"], lambda n: n.endswith("weight"))),
     "sorted, of groups alike": (ALIKE, sort(ALIKE["weights"])),
     "model's, of timm's groups": (TIMM, TIMM["weights"]),
-    "timm's groups exchanged": (TIMM, sort(TIMM["weights"], lambda n: TIMM["weights"][n].ndim <= 1)),
+    "timm's groups exchanged": (
+        TIMM,
+        sort(TIMM["weights"], lambda n: TIMM["weights"][n].ndim <= 1),
+    ),
 }
 
 
@@ -57,10 +60,10 @@ def test_names_need_no_order():
     """What pairs with names is the same in any order, and with what wrappers put in front."""
     for kind in ("named_groups", "by_name", "by_name_flat", "fsdp", "compiled", "data_parallel"):
         case = family("pytorch")[kind]
-        bare = {accumulators.bare(n): x for n, x in case["weights"].items()}
+        bare = {pairing.bare(n): x for n, x in case["weights"].items()}
         tx, state = pytorch.load(case["checkpoint"], case["weights"], same)
         expected = accumulators.take(accumulators.groups_of(tx, state))
-        expected = {accumulators.bare(n): x for n, x in expected["nu"].items()}
+        expected = {pairing.bare(n): x for n, x in expected["nu"].items()}
         for weights in (
             sort(bare, reverse=True),
             {f"_orig_mod.{n}": x for n, x in bare.items()},
@@ -69,7 +72,7 @@ def test_names_need_no_order():
             tx, state = pytorch.load(case["checkpoint"], weights, same)
             nu = accumulators.take(accumulators.groups_of(tx, state))["nu"]
             for name, x in nu.items():
-                np.testing.assert_array_equal(x, expected[accumulators.bare(name)])
+                np.testing.assert_array_equal(x, expected[pairing.bare(name)])
 
 
 def test_names_that_are_not_there():

@@ -322,7 +322,11 @@ def test_dump_of_what_is_not_pytorch(checkpoint):
     write = functools.partial(pytorch.dump, weights=weights, from_params=from_params)
     twice = optax.chain(dialects.pytorch(), dialects.pytorch())
     by_hand = optax.chain(scale_by_rms(), optax.scale(-0.1))
-    for tx, says in ((dialects.keras(0.1), "keras isn't"), (twice, "2 dialects"), (by_hand, "no dialect")):
+    for tx, says in (
+        (dialects.keras(0.1), "keras isn't"),
+        (twice, "2 dialects"),
+        (by_hand, "no dialect"),
+    ):
         with pytest.raises(ValueError, match=says):
             write(tx, tx.init(params))
     with pytest.raises(ValueError, match="no dialect"):

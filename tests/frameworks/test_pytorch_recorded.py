@@ -8,7 +8,7 @@ import pytest
 from real_checkpoints import STEPS, family, gradient
 
 from rmsprop_jax import dialects
-from rmsprop_jax.frameworks import accumulators
+from rmsprop_jax.frameworks import pairing
 from rmsprop_jax.interop import pytorch
 
 TOLERANCE = 2e-6
@@ -21,7 +21,10 @@ SAY = {
     ("stable_baselines3", "tf_like_momentum"): {"dialect": dialects.stable_baselines3},
     ("stable_baselines3", "tf_like_weight_decay"): {"dialect": dialects.stable_baselines3},
 }
-REFUSED = {("timm", "lookahead"): "Lookahead", ("pytorch", "one_cycle_momentum"): "cycles the momentum"}
+REFUSED = {
+    ("timm", "lookahead"): "Lookahead",
+    ("pytorch", "one_cycle_momentum"): "cycles the momentum",
+}
 
 
 def to_params(named):
@@ -36,7 +39,9 @@ def to_params(named):
 def from_params(tree):
     join = lambda layer, kind: ".".join([*layer.split("/"), kind]) if layer else kind
     return {
-        join(layer, kind): np.asarray(x).T for layer, kinds in tree.items() for kind, x in kinds.items()
+        join(layer, kind): np.asarray(x).T
+        for layer, kinds in tree.items()
+        for kind, x in kinds.items()
     }
 
 
@@ -59,7 +64,7 @@ def table(rates, column):
 
 
 def own(name):
-    return accumulators.bare(name)
+    return pairing.bare(name)
 
 
 def grads(named, still, step):
@@ -113,7 +118,9 @@ def test_goes_on_and_back(kind):
         )
     tolerance = {"bfloat16": 0.05, "8bit": 0.02, "8bit_and_32bit": 0.02}.get(kind[1], TOLERANCE)
     for name, x in case["final"].items():
-        np.testing.assert_allclose(here[name], np.asarray(x, here[name].dtype), tolerance, tolerance)
+        np.testing.assert_allclose(
+            here[name], np.asarray(x, here[name].dtype), tolerance, tolerance
+        )
     later = case["later"]["optimizer_states"][0] if kind[1] == "lightning" else case["later"]
     assert again.keys() == later.keys()
     if kind[1].startswith("8bit"):

@@ -142,9 +142,7 @@ def pytorch():
     net = model()
     cases["foreach"] = run(net, rmsprop(net.parameters(), foreach=True, **SETTINGS))
     net = model()
-    cases["lr_tensor"] = run(
-        net, rmsprop(net.parameters(), torch.tensor(0.03), momentum=0.5)
-    )
+    cases["lr_tensor"] = run(net, rmsprop(net.parameters(), torch.tensor(0.03), momentum=0.5))
 
     def groups(net, names=False):
         """No decay on vectors; the order of the groups isn't the model's."""
@@ -272,7 +270,9 @@ def pytorch():
         "one_cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
             o, 0.05, total_steps=20, cycle_momentum=False
         ),
-        "one_cycle_momentum": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.05, total_steps=20),
+        "one_cycle_momentum": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, 0.05, total_steps=20
+        ),
         "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(
             o, 0.01, 0.05, step_size_up=3, cycle_momentum=False
         ),
@@ -330,7 +330,9 @@ def wholes():
 
             step = int(batch)
             terms = [
-                scale(n) / 2 * (p - torch.from_numpy(target(n, tuple(p.shape), step))).square().sum()
+                scale(n)
+                / 2
+                * (p - torch.from_numpy(target(n, tuple(p.shape), step))).square().sum()
                 for n, p in self.named_parameters()
             ]
             return torch.stack(terms).sum()
@@ -357,9 +359,20 @@ def wholes():
             fitting.fit(module, data)
             fitting.save_checkpoint(f"{folder}/{steps}.ckpt")
             runs[steps] = torch.load(f"{folder}/{steps}.ckpt", weights_only=True)
-        keep = lambda c: plain({k: c[k] for k in ("state_dict", "optimizer_states", "global_step",
-                                                  "pytorch-lightning_version", "epoch", "loops",
-                                                  "lr_schedulers")})
+        keep = lambda c: plain(
+            {
+                k: c[k]
+                for k in (
+                    "state_dict",
+                    "optimizer_states",
+                    "global_step",
+                    "pytorch-lightning_version",
+                    "epoch",
+                    "loops",
+                    "lr_schedulers",
+                )
+            }
+        )
         cases["lightning"] = {
             "checkpoint": keep(runs[STEPS]),
             "weights": plain(dict(runs[STEPS]["state_dict"])),
@@ -384,7 +397,7 @@ def import_timm():
     """timm's optimizers and schedulers: its models want torchvision, which has no CPU build."""
 
     class Stub(types.ModuleType):
-        __path__ = []
+        __path__ = ()
 
         def __getattr__(self, name):
             if name.startswith("__"):
@@ -466,7 +479,7 @@ def timm():
 
 
 def stable_baselines3():
-    """`A2C.save`'s zip file, read as its documentation says, with each optimizer it is used with."""
+    """`A2C.save`'s zip file, read as its documentation says, with each optimizer."""
     import io
     import zipfile
 
@@ -523,9 +536,7 @@ def stable_baselines3():
         def save(agent):
             agent.save(f"{folder}/agent.zip")
             with zipfile.ZipFile(f"{folder}/agent.zip") as file:
-                return torch.load(
-                    io.BytesIO(file.read("policy.optimizer.pth")), weights_only=True
-                )
+                return torch.load(io.BytesIO(file.read("policy.optimizer.pth")), weights_only=True)
 
         for kind, make in agents.items():
             agent = make()
@@ -745,7 +756,9 @@ def tensorflow():
         def train(start):
             for t in range(start, start + STEPS):
                 gs = targets(net, t, name=name)
-                apply([(tf.constant(g), v) for g, v in zip(gs, net.trainable_variables, strict=True)])
+                apply(
+                    [(tf.constant(g), v) for g, v in zip(gs, net.trainable_variables, strict=True)]
+                )
 
         weights = lambda: {name(v): np.array(v) for v in net.trainable_variables}
         train(0)
@@ -773,10 +786,6 @@ def tensorflow():
             ]
         )
 
-    def in_object(model, **objects):
-        """The names that `tf.train.Checkpoint` gives the weights of a model, its order."""
-        return list(model.trainable_variables)
-
     with tempfile.TemporaryDirectory() as folder:
 
         def object_checkpoint(kind, model, optimizer, settings):
@@ -801,7 +810,7 @@ def tensorflow():
                     if k.startswith("model/")
                     and "OPTIMIZER_SLOT" not in k
                     and np.array_equal(x, y)
-                    and ("variables/" not in k or kind == "none")
+                    and "variables/" not in k
                 ]
                 key_of[n] = same[0]
             cases[kind]["keys"] = key_of
@@ -849,8 +858,12 @@ def tensorflow():
         model, old = net(), net()
         trained = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
         trained.apply_gradients(
-            [(tf.constant(g), v) for g, v in zip(targets(old, 0, name=lambda v: v.name),
-                                                 old.trainable_variables, strict=True)]
+            [
+                (tf.constant(g), v)
+                for g, v in zip(
+                    targets(old, 0, name=lambda v: v.name), old.trainable_variables, strict=True
+                )
+            ]
         )
         path = tf.train.Checkpoint(model=old, optimizer=trained).write(f"{folder}/restored")
         optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
@@ -922,9 +935,7 @@ def files():
     net = keras_net(keras)
     net.compile(keras.optimizers.RMSprop(0.03, momentum=0.75, centered=True), "mse")
     for step in range(STEPS):
-        net.optimizer.apply(
-            [tf.constant(g) for g in targets(net, step)], net.trainable_variables
-        )
+        net.optimizer.apply([tf.constant(g) for g in targets(net, step)], net.trainable_variables)
     net.save(folder / "keras.keras")
     net.save_weights(folder / "keras.weights.h5")
 
@@ -949,7 +960,9 @@ def files():
         print(path.name, path.stat().st_size)
 
 
-FAMILIES = {f.__name__: f for f in (pytorch, timm, stable_baselines3, bitsandbytes, keras, tensorflow)}
+FAMILIES = {
+    f.__name__: f for f in (pytorch, timm, stable_baselines3, bitsandbytes, keras, tensorflow)
+}
 
 
 def record(name):

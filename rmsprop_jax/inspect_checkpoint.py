@@ -37,7 +37,7 @@ class Report(NamedTuple):
     written_by: str
     calls: list[str]
     unknown: list[str]
-    count: int | None
+    count: int | None  # pyright: ignore[reportIncompatibleMethodOverride]
     accumulators: list[dict[str, Any]]
     missing: list[str]
     lines: list[str]
@@ -142,8 +142,7 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
     groups = [state_dicts.in_our_words(group) for group in content.groups]
     names = {key: content.names.get(key, f"parameter {key}") for key in content.keys}
     slots = {
-        names.get(key, f"parameter {key}"): state_dicts.flat(x, None)
-        for key, x in content.slots.items()
+        names.get(key, f"parameter {key}"): state_dicts.flat(x) for key, x in content.slots.items()
     }
     members = [[names[key] for key in group["params"]] for group in groups]
     kind = lambda x: "complex64" if any(np.iscomplexobj(y) for y in x.values()) else "float32"
@@ -154,7 +153,7 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
         makers = torch_files.dialects_of(groups, members, saved_by["nu"], steps, None)
     except ValueError:
         makers = [dialects.stable_baselines3] * len(groups)
-        told = ", dialect=dialects.stable_baselines3  # or dialects.pytorch, before 1.12"
+        told = ", dialect=dialects.stable_baselines3"
     calls = [
         _call(f.__name__, torch_files.arguments_of(f, g))
         for f, g in zip(makers, groups, strict=True)
@@ -179,8 +178,7 @@ def _state_dict(saved: Any, load: str, imports: list[str]) -> Report:
         f"kinds = {{{', '.join(stored)}}}",
         f"weights = {{name: np.zeros(*kind) for name, kind in kinds.items()}}{comment}",
         "to_params = lambda named: named  # the function that ports the weights",
-        f"tx, opt_state = interop.pytorch.load(saved, weights, to_params{order}{told.partition('  #')[0]})"
-        + (f"  #{told.partition('  #')[2]}" if told else ""),
+        f"tx, opt_state = interop.pytorch.load(saved, weights, to_params{order}{told})",
     ]
     who = {
         "pytorch": "PyTorch's RMSprop",
@@ -264,7 +262,8 @@ def _keras(path: Path) -> Report:
         "import numpy as np",
         "from rmsprop_jax import dialects, interop",
         f"saved = {{k: v[()] for k, v in {opened}[{folder!r}].items()}}",
-        f"weights = {{f'weight {{i}}': np.zeros(s, 'float32') for i, s in enumerate({[list(s) for s in shapes[:size]]})}}"
+        f"shapes = {[list(s) for s in shapes[:size]]}",
+        "weights = {f'weight {i}': np.zeros(s, 'float32') for i, s in enumerate(shapes)}"
         "  # or {v.path: np.asarray(v) for v in model.trainable_variables}",
         "to_params = lambda named: named  # the function that ports the weights",
         f"tx = {call}",
@@ -341,7 +340,8 @@ def _tensorflow(path: Path) -> Report:
         "from rmsprop_jax import dialects, interop",
         f"reader = tf.train.load_checkpoint({str(path)!r})",
         "saved = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}",
-        f"weights = {{n: reader.get_tensor(n + {value if objects else ''!r}) for n in {list(names)}}}",
+        f"names = {list(names)}",
+        f"weights = {{n: reader.get_tensor(n + {value if objects else ''!r}) for n in names}}",
         "to_params = lambda named: named  # the function that ports the weights",
         f"tx = {call}",
         "opt_state = interop.tensorflow.load(tx, saved, weights, to_params"
@@ -459,7 +459,7 @@ def as_text(report: Report) -> str:
     if report.unknown:
         lines += ["", f"not in the file, so put in your own: {', '.join(report.unknown)}"]
     head = ("", "shape", "lowest", "median", "highest", "lr/median", "zeros", "NaN", "inf")
-    table = [head]
+    table: list[tuple[str, ...]] = [head]
     for row in report.accumulators:
         label = {"nu": "√nu", "mu": "|mu|", "trace": "|trace|"}[row["accumulator"]]
         number = lambda x: "" if x is None else f"{x:.2g}"

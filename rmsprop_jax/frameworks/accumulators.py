@@ -180,12 +180,13 @@ def load(
         )
     number = {"count": np.asarray(count or 0)}
     for group in groups:
-        fields = {"nu": saved.get("nu", {}), **number}
+        nu: Named = saved.get("nu", {})
+        fields: dict[str, Any] = {"nu": nu, **number}
         if group.rms.mu is not None:
             mu = saved.get("mu", {})
             fields |= {
                 "mu": mu,
-                "nu": {n: variance(x, mu[n]) if n in mu else x for n, x in fields["nu"].items()},
+                "nu": {n: variance(x, mu[n]) if n in mu else x for n, x in nu.items()},
             }
         new[id(group.rms)] = _fill(group.rms, port, fields)
         if group.trace is not None:
@@ -237,7 +238,7 @@ def take(groups: list[Group], params: Any = None, join: bool = False) -> dict[st
       with the number of the group of each, -1 for none.
     """
     trees: dict[str, list[Any]] = {name: [] for name in ("group", *ACCUMULATORS)}
-    for k, group in enumerate(groups):
+    for group in groups:
         nu, mu, trace = group.rms.nu, group.rms.mu, getattr(group.trace, "trace", None)
         trees["nu"].append(_map(np.array, nu) if mu is None else _map(second_moment, nu, mu))
         if mu is not None:

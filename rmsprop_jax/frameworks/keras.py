@@ -314,9 +314,7 @@ def _check_dialects(groups):
 
 
 def _stems(name, part):
-    """What a variable is called behind the optimizer's own name: in Keras 3, in the legacy one
-    of tf_keras, and in its other one.
-    """
+    """What a variable is called, behind the optimizer's name, in Keras 3 and both of tf_keras."""
     new, old = _SLOTS[part]
     bare = name.removesuffix(":0")
     return f"{bare.replace('/', '_')}_{new}", f"{bare}/{old}", f"{new}/{bare}"
@@ -340,7 +338,9 @@ def _pair(variables, groups, members, weights, in_order):
         keys = {part: {n: _stems(n, part)[1] for n in own} for part, own in blocks.items()}
         total = sum(map(len, blocks.values()))
         saved = _by_number(found, [k for own in keys.values() for k in own.values()], len(members))
-        shapes = [tuple(np.shape(x)) for x in list(saved.values())[-total:][: len(blocks["nu"])]]
+        shapes: list[Any] = [
+            tuple(np.shape(x)) for x in list(saved.values())[-total:][: len(blocks["nu"])]
+        ]
         own = {name: weights[name] for name in blocks["nu"]}
         pairing.check_order(own, shapes, [0] * len(own), in_order)
         return keys, saved

@@ -1,4 +1,4 @@
-"""Which array of a checkpoint belongs to which parameter: by name, and where there are none, in order."""
+"""Which array belongs to which parameter: by name, and where there are no names, in order."""
 
 import re
 from collections.abc import Callable, Collection
@@ -159,9 +159,9 @@ def check_order(
         return
     alike = lambda i, j: own[i] == own[j] and own[i] != ()
     pairs = [(i, j) for j in range(len(names)) for i in range(j) if alike(i, j)]
-    if across := [(names[i], names[j]) for i, j in pairs if groups[i] != groups[j]]:
-        why = "are in different groups"
-    elif _are_of_a_file(names):
+    across = [(names[i], names[j]) for i, j in pairs if groups[i] != groups[j]]
+    why = "are in different groups"
+    if not across and _are_of_a_file(names):
         across, why = [(names[i], names[j]) for i, j in pairs], "are sorted by name, as files are"
     if across:
         raise ValueError(

@@ -123,9 +123,9 @@ def load(
       state_dict: of the optimizer; also as `get_optimizer_state_dict` of
         `torch.distributed.checkpoint` writes it, or the whole checkpoint of Lightning.
       weights: the parameters by name, `dict(model.named_parameters())`; NumPy arrays or tensors. If
-        the checkpoint has names, the order doesn't matter, and what wrappers put into names (`module.`,
-        `_orig_mod.`) may be there or not. If it hasn't, weights are in the order in which the
-        optimizer got them, group by group.
+        the checkpoint has names, the order doesn't matter, and what wrappers put into names
+        (`module.`, `_orig_mod.`) may be there or not. If it hasn't, weights are in the order in
+        which the optimizer got them, group by group.
       to_params: your function from a dictionary like weights, but of NumPy arrays, to a pytree of
         parameters. It may rename, transpose, reshape, stack and split.
       lr: a learning rate instead of the saved one, such as the schedule, which a state_dict doesn't
@@ -173,7 +173,7 @@ def load(
     names = state_dicts.names_of(content, weights, frozen, in_order)
     name_of = dict(zip(content.keys, names, strict=True))
     slots = {
-        name_of.get(key, f"parameter {key}"): state_dicts.flat(x, weights.get(name_of.get(key)))
+        name_of.get(key, f"parameter {key}"): state_dicts.flat(x)
         for key, x in content.slots.items()
     }
     members = [[name_of[key] for key in group["params"]] for group in groups]
@@ -186,14 +186,14 @@ def load(
     saved, steps = accumulators_of(groups, members, slots, weights)
     makers = dialects_of(groups, members, saved["nu"], steps, dialect)
     rates = _rates(groups, lr)
-    txs: dict[str, Any] = {
+    txs: dict[Any, Any] = {
         str(k): maker(**{**arguments_of(maker, group), **({} if rate is None else {"lr": rate})})
         for k, (maker, group, rate) in enumerate(zip(makers, groups, rates, strict=True))
     }
     if any(np.iscomplexobj(x) for x in saved["nu"].values()) and set(makers) != {pytorch}:
         raise ValueError(
-            "The accumulators are complex, and these can be carried over for dialects.pytorch only, "
-            "which documents what it does with them."
+            "The accumulators are complex, and these can be carried over for dialects.pytorch "
+            "only, which documents what it does with them."
         )
     port = pairing.probe(to_params, weights, names)
     label_of = {n: str(k) for k, part in enumerate(members) for n in part} | dict.fromkeys(
@@ -217,8 +217,8 @@ def _check_group(k: int, group: dict[str, Any]) -> None:
         raise ValueError(
             f"A scheduler cycles the momentum of param_groups[{k}], between base_momentum="
             f"{group.get('base_momentum')!r} and max_momentum={group['max_momentum']!r}: it would "
-            f"stay at {group['momentum']!r} here. To go on with that, delete 'max_momentum' from the "
-            "group; to cycle it, do so too, and give the call that comes back to "
+            f"stay at {group['momentum']!r} here. To go on with that, delete 'max_momentum' from "
+            "the group; to cycle it, do so too, and give the call that comes back to "
             "optax.inject_hyperparams with a schedule as momentum."
         )
 
@@ -283,8 +283,8 @@ def dialects_of(groups, members, nus, steps, dialect):
             maker = pytorch
             if dialect is stable_baselines3:
                 raise ValueError(
-                    f"Stable-Baselines3's square_avg starts at 1, and that of {started_at_0[0]} is less "
-                    f"than what is left of that after {steps[started_at_0[0]]} steps: this is of "
+                    f"Stable-Baselines3's square_avg starts at 1, and that of {started_at_0[0]} is "
+                    f"less than what is left of that after {steps[started_at_0[0]]} steps: this is of "
                     "PyTorch's RMSprop, dialect=dialects.pytorch."
                 )
         else:
@@ -319,8 +319,8 @@ def _rates(groups, lr):
     }
     if len(bases) > 1:
         raise ValueError(
-            f"The groups have different learning rates, {[group['lr'] for group in groups]}: pass a "
-            "list of one lr for each group."
+            f"The groups have different learning rates, {[group['lr'] for group in groups]}: pass "
+            "a list of one lr for each group."
         )
     times = lambda s: (lambda count: s * lr(count)) if callable(lr) else s * lr
     return [lr if s == 1 else times(s) for s in scales]
@@ -364,8 +364,8 @@ def dump(
 
     Args:
       tx: made by `load`, by `dialects.pytorch`, `timm` or `stable_baselines3`, or by
-        `optax.partition` of those. What stands in front of the dialect in a chain, such as clipping,
-        is no part of an optimizer in PyTorch, and is left out.
+        `optax.partition` of those. What stands in front of the dialect in a chain, such as
+        clipping, is no part of an optimizer in PyTorch, and is left out.
       opt_state: its state.
       weights: any dictionary with the names and shapes of the parameters, in the order in which the
         optimizer in PyTorch has them, such as the one given to `load`.

@@ -171,8 +171,8 @@ def names_of(
         raise ValueError(_wrong_number(len(keys), names))
     own = {name: weights[name] for name in names}
     shapes = []
-    for key, name in zip(keys, names, strict=True):
-        first = next(iter(flat(content.slots.get(key, {}), None, shapes_only=True).values()), None)
+    for key in keys:
+        first = next(iter(flat(content.slots.get(key, {}), shapes_only=True).values()), None)
         shapes.append(None if first is None else tuple(np.shape(arrays.as_array(first))))
     groups = [k for k, group in enumerate(content.groups) for _ in group["params"]]
     pairing.check_order(own, shapes, groups, in_order)
@@ -205,7 +205,7 @@ def as_bitsandbytes(name: str, group: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "betas": (group["alpha"], 0)}
 
 
-def flat(slots: Mapping[str, Any], weight: Any, shapes_only: bool = False) -> dict[str, Any]:
+def flat(slots: Mapping[str, Any], shapes_only: bool = False) -> dict[str, Any]:
     """The slots of a parameter; bitsandbytes nests its own, calls them otherwise, and has 8 bits.
 
     An average in 8 bits is kept as the places of its numbers in a table, in blocks that each have
@@ -223,6 +223,11 @@ def flat(slots: Mapping[str, Any], weight: Any, shapes_only: bool = False) -> di
         if "qmap1" not in slots or "absmax1" not in slots:
             raise ValueError("A state1 of bytes needs its qmap1 and absmax1, and here is none.")
         table, largest = (arrays.as_array(slots.pop(k)) for k in ("qmap1", "absmax1"))
+        if table.shape != (256,) or not 0 < largest.size <= max(codes.size, 1):
+            raise ValueError(
+                f"A qmap1 of shape {table.shape} and an absmax1 of {largest.shape} aren't those of "
+                f"a state1 of {codes.shape}."
+            )
         numbers = table[codes.reshape(-1)]
         size = -(-numbers.size // max(largest.size, 1))
         block = next((b for b in (256, 2048, 4096) if -(-numbers.size // b) == largest.size), size)

@@ -247,8 +247,8 @@ def _keys(variables, groups, members, optimizer):
             in_object = optimizer is not None or bool(owners)
             if group.name == "tf_keras_legacy" and not in_object:
                 raise ValueError(
-                    "dialects.tf_keras_legacy has slots in an object checkpoint only: pass optimizer, "
-                    "what it is called there. Its variables are interop.keras's."
+                    "dialects.tf_keras_legacy has slots in an object checkpoint only: pass "
+                    "optimizer, what it is called there. Its variables are interop.keras's."
                 )
             made = f"{start}{owner}/{slot}" if in_object else stem
             keys[part][name] = (found or [pairing.find(variables, stem) or made])[0]
@@ -267,7 +267,7 @@ def _numbered(variables):
     owners = {owner for owner, _, _ in found}
     if len(owners) != 1:
         raise ValueError(
-            f"The checkpoint has the numbered variables of {len(owners)} optimizers, and should have "
-            "those of one: optimizer/_variables/1/.ATTRIBUTES/VARIABLE_VALUE and so on."
+            f"The checkpoint has the numbered variables of {len(owners)} optimizers, and should "
+            "have those of one: optimizer/_variables/1/.ATTRIBUTES/VARIABLE_VALUE and so on."
         )
     return {number: x for _, number, x in sorted(found, key=lambda y: int(y[1]))}

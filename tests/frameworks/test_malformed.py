@@ -240,5 +240,5 @@ def test_a_state_of_other_options_is_no_state_of_tx():
     on, off = {"momentum": 0.9, "centered": True}, {}
     for had, has in ((on, off), (off, on), ({"centered": True}, off), ({"momentum": 0.9}, off)):
         state = dialects.pytorch(**had).init(params)
-        with pytest.raises(ValueError, match="opt_state|state of"):
+        with pytest.raises(ValueError, match=r"opt_state|state of"):
             pytorch.dump(dialects.pytorch(**has), state, params, same)

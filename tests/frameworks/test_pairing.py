@@ -50,9 +50,9 @@ def test_a_wrong_order_is_never_silent(case):
 
 
 def test_the_error_names_an_order_that_fits():
-    with pytest.raises(ValueError, match="arrays of one dimension first: \\['0.bias', '1.weight'"):
+    with pytest.raises(ValueError, match=r"arrays of one dimension first: \['0.bias', '1.weight'"):
         pytorch.load(TIMM["checkpoint"], TIMM["weights"], same)
-    with pytest.raises(ValueError, match="weights before biases: \\['0.weight', '0.bias'"):
+    with pytest.raises(ValueError, match=r"weights before biases: \['0.weight', '0.bias'"):
         pytorch.load(BY_INDEX["checkpoint"], sort(BY_INDEX["weights"]), same)
 
 

@@ -191,11 +191,11 @@ def test_old_pytorch_and_stable_baselines3_must_be_told_apart(checkpoint):
     saved["param_groups"] = [{key: saved["param_groups"][0][key] for key in keys}]
     tx, state = pytorch.load(saved, weights, to_params)  # nu can't have started at 1
     assert accumulators.groups_of(tx, state)[0].name == "pytorch"
-    with pytest.raises(ValueError, match="starts at 1, and that of 0.weight"):
+    with pytest.raises(ValueError, match=r"starts at 1, and that of 0.weight"):
         pytorch.load(saved, weights, to_params, dialect=dialects.stable_baselines3)
     for slots in saved["state"].values():
         slots["square_avg"] += 1.0
-    with pytest.raises(ValueError, match="pass dialect.*as if it had started at 1"):
+    with pytest.raises(ValueError, match=r"pass dialect.*as if it had started at 1"):
         pytorch.load(saved, weights, to_params)
     for dialect in (dialects.pytorch, dialects.stable_baselines3):
         tx, state = pytorch.load(saved, weights, to_params, dialect=dialect)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmsprop_jax import dialects, interop, parts, recipes
+from rmsprop_jax import checks, dialects, interop, recipes
 from rmsprop_jax.frameworks import accumulators
 
 SCHEDULE = optax.linear_schedule(0.1, 0.05, 20)
@@ -264,7 +264,7 @@ def test_what_stands_around_a_dialect():
 
 
 def test_given_is_what_makes_a_buffer():
-    assert not parts.given(0)
+    assert not checks.given(0)
     tx = dialects.pytorch(momentum=jnp.float32(0))
     assert (
         "momentum_buffer" in interop.pytorch.dump(tx, trained(tx), WEIGHTS, from_params)["state"][0]

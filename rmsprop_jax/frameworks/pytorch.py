@@ -284,8 +284,8 @@ def dialects_of(groups, members, nus, steps, dialect):
             if dialect is stable_baselines3:
                 raise ValueError(
                     f"Stable-Baselines3's square_avg starts at 1, and that of {started_at_0[0]} is "
-                    f"less than what is left of that after {steps[started_at_0[0]]} steps: this is of "
-                    "PyTorch's RMSprop, dialect=dialects.pytorch."
+                    f"less than what is left of that after {steps[started_at_0[0]]} steps: this is "
+                    "of PyTorch's RMSprop, dialect=dialects.pytorch."
                 )
         else:
             maker = dialect

@@ -32,6 +32,7 @@ RATES = {  # of run number i
 def one_run(factory, rate):
     tx = factory(rate)
     state = tx.init(PARAMS)
+    updates = PARAMS
     for _ in range(5):
         updates, state = tx.update(PARAMS, state, PARAMS)
     jax.block_until_ready(updates)
@@ -44,6 +45,7 @@ def resident_mib():
 
 def growth(package, kind, runs):
     """MiB between run 20 and the last, printed by a process of its own."""
+    before = 0.0
     for i in range(runs):
         if i == 20:
             gc.collect()
@@ -60,12 +62,12 @@ def alive(factory):
         def schedule(self, count):
             return 0.1 / (1 + count)
 
-    found = []
-    for _ in range(10):
+    def run():
         trainer = Trainer()
-        found.append(weakref.ref(trainer))
         one_run(factory, trainer.schedule)
-    del trainer
+        return weakref.ref(trainer)
+
+    found = [run() for _ in range(10)]
     gc.collect()
     return sum(reference() is not None for reference in found)
 
@@ -86,7 +88,8 @@ def main():
     parser.add_argument("--growth", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.growth:
-        return growth(*args.growth, args.runs)
+        package, kind = args.growth
+        return growth(package, kind, args.runs)
 
     print(setting("jax", "optax"))
     row = table("each run", "ms", "optax, ms", "ratio", "MiB", "optax, MiB")

@@ -13,9 +13,9 @@ import numpy as np
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def is_traced(x: object) -> TypeGuard[jax.core.Tracer]:
+def is_traced(x: object) -> bool:
     """True for an array whose numbers aren't known yet, as inside of `jax.jit`."""
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_range(

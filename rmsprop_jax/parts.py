@@ -25,7 +25,8 @@ from rmsprop_jax.transform import next_count
 def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
     """`optax.add_decayed_weights`, in one call outside of `jit`, but for a schedule or a mask."""
     if callable(weight_decay) or mask is not None:
-        return optax.add_decayed_weights(weight_decay, mask)
+        schedule: Any = weight_decay
+        return optax.add_decayed_weights(schedule, mask)
 
     def update(updates, state, params=None):
         if params is None:
@@ -57,13 +58,14 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
     """`optax.scale_by_learning_rate`, in one call outside of `jit`, but for the schedule."""
     if not callable(learning_rate):
         return scale(-learning_rate)
+    schedule: Any = learning_rate
 
     def update(updates, state, params=None):
         del params
-        (updates,) = _scale_by_schedule([updates], -learning_rate(state.count))
+        (updates,) = _scale_by_schedule([updates], -schedule(state.count))
         return updates, optax.ScaleByScheduleState(next_count(state.count))
 
-    init = optax.scale_by_schedule(learning_rate).init
+    init = optax.scale_by_schedule(schedule).init
     return optax.GradientTransformation(init, update)
 
 
@@ -87,7 +89,8 @@ def trace(decay: Any, nesterov: bool = False) -> optax.GradientTransformation:
 
 @for_each
 def _trace(u, trace, decay, *, nesterov):
-    u, state = optax.trace(decay, nesterov).update(u, optax.TraceState(trace))
+    state: Any = optax.TraceState(trace)
+    u, state = optax.trace(decay, nesterov).update(u, state)
     return u, state.trace
 
 

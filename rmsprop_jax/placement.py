@@ -13,12 +13,14 @@ def like_parameter(x: Any, p: Any) -> Any:
     """A new array of a parameter's shape, which lies where the parameter lies, under `jit` too.
 
     There, new arrays lie whole on every device, unless something ties them to the parameter that
-    XLA doesn't see through. A parameter may be NaN, so both branches are the same.
+    no compiler sees through: that a number isn't above 0 and below 0 at once. (That p is p, or one
+    branch that is as the other, XLA sees through when it compiles for TPUs.)
     """
     if not (is_traced(p) and np.shape(x) == p.shape):
         return x
-    same = p if jnp.issubdtype(p.dtype, jnp.inexact) else p.astype(jnp.float32)
-    return jnp.where(same == same, x, x)
+    number = jnp.real(p) if jnp.issubdtype(p.dtype, jnp.inexact) else p.astype(jnp.float32)
+    never = (number > 0) & (number < 0)
+    return jnp.where(never, jnp.ones_like(x), x)
 
 
 def tie(p: Any, states: Any) -> Any:

@@ -58,7 +58,8 @@ def _with_casts(
 ) -> optax.GradientTransformationExtraArgs:
     def init(params):
         params = _as_arrays(params)
-        state = widen(inside.init(params))
+        with jax.transfer_guard_host_to_device("allow"):  # for the numbers that it starts with
+            state = widen(inside.init(params))
         leaves = jax.tree.leaves(params)
         if not any(map(is_traced, leaves)):
             return place_scalars(state, leaves)

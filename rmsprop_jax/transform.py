@@ -12,10 +12,12 @@ from jax.typing import ArrayLike
 
 from rmsprop_jax.checks import check_decay, check_nonnegative, given, is_traced
 from rmsprop_jax.eager import at_once, for_each
+from rmsprop_jax.export import exportable
 from rmsprop_jax.fit import describe, dtype_of, is_none, kind_of, name_of
 from rmsprop_jax.precision import is_narrow, public
 
 
+@exportable
 class RmsState(NamedTuple):
     """State of `scale_by_rms`, the same for all of its options.
 
@@ -115,19 +117,20 @@ def scale_by_rms(
     """
     check_decay(decay=decay)
     check_nonnegative(eps=eps, initial_scale=initial_scale)
-    if bias_correction and not is_traced(initial_scale) and float(initial_scale) != 0:
+    if bias_correction and not is_traced(initial_scale) and np.asarray(initial_scale) != 0:
         raise ValueError(
             f"initial_scale={initial_scale} is forgotten at the first step of a bias-corrected "
             "average: pass initial_scale=0 or bias_correction=False."
         )
-    # The difference is taken before anything is rounded to float32.
-    complement = None if isinstance(decay, jax.Array) else 1 - np.float64(decay)
+    # In double precision, so that the difference is taken before anything is rounded.
+    exact = None if isinstance(decay, jax.Array) else np.asarray(decay, np.float64)[()]
+    complement = None if exact is None else 1 - exact
     form = _Form(
         centered=centered,
         bias_correction=bias_correction,
         eps_in_sqrt=eps_in_sqrt,
         no_eps=not given(eps),
-        by_difference=None if isinstance(decay, jax.Array) else bool(decay > 0.5),
+        by_difference=None if exact is None else bool(exact > 0.5),
     )
 
     def init_fn(params: Any) -> Any:
@@ -147,7 +150,9 @@ def scale_by_rms(
             raise ValueError(f"count is {describe(state.count)}, and should be an integer scalar.")
         _check_averages(updates, state, bias_correction)
         count: Any = next_count(state.count)
-        numbers = _Numbers(decay, complement, eps, count if bias_correction else None)
+        numbers = _Numbers(
+            decay if exact is None else exact, complement, eps, count if bias_correction else None
+        )
         updates, nu, mu = _average_squares([updates, state.nu, state.mu], numbers, form=form)
         return updates, RmsState(count, nu, mu)
 
@@ -202,7 +207,11 @@ def _average_squares(g, nu, mu, numbers, *, form):
         # XLA on CPUs a copy of the old one when the state is donated: 3x faster.
         mu = jnp.where(jnp.isnan(nu), nu.astype(mu.dtype), _average(weight, mu, g, by_difference))
         root = _sqrt(inner)
-        return _divide(g, root + eps if has_outer else root), nu, mu
+        update = _divide(g, root + eps if has_outer else root)
+        # On TPUs, XLA makes one loop of all three if the update is made from mu. It is NaN with it.
+        from_mu = lambda update, mu: jnp.where(jnp.isnan(mu), mu.astype(update.dtype), update)
+        as_it_is = lambda update, mu: update
+        return jax.lax.platform_dependent(update, mu, tpu=from_mu, default=as_it_is), nu, mu
     # A root of at least this much keeps its derivative finite, 0/0 at 0, and the step within its
     # bound where squares have underflowed.
     tiny = float(jnp.finfo(dtype).tiny)
@@ -215,6 +224,7 @@ def _average_squares(g, nu, mu, numbers, *, form):
 
 def _check_averages(updates, state, bias_correction):
     """Raises unless the averages of all arrays are those of their gradients."""
+    gs: list[Any]
     gs, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     nus = treedef.flatten_up_to(state.nu)
     mus = [None] * len(gs) if state.mu is None else treedef.flatten_up_to(state.mu)
@@ -224,11 +234,10 @@ def _check_averages(updates, state, bias_correction):
                 f"the gradient of {name_of(updates, i)} is None, and bias_correction counts the "
                 "same steps for all parameters: pass zeros, or leave it out by optax.partition."
             )
-        for name, x in (("nu", nu), ("mu", mu)):
-            if g is None or (x is None and name == "mu"):
-                continue
+        averages: list[tuple[str, Any]] = [("nu", nu)] + ([] if mu is None else [("mu", mu)])
+        for name, x in averages if g is not None else []:
             kind = "complex" if name == "mu" and kind_of(g) == "complex" else "real"
-            if kind_of(x) != kind or is_narrow(x) or x.shape != np.shape(g):
+            if kind_of(x) != kind or is_narrow(x) or np.shape(x) != np.shape(g):  # pyright: ignore[reportCallIssue, reportArgumentType]
                 raise ValueError(
                     f"{name} of {name_of(updates, i)} is {describe(x)}, and its gradient "
                     f"{describe(g)}: it must have that shape, and be float32 or wider."
@@ -237,7 +246,7 @@ def _check_averages(updates, state, bias_correction):
 
 def _wide_dtype(p):
     """The dtype to average gradients of p in: float32 or better, complex if p is."""
-    return _wide(dtype_of(p))
+    return _wide(jax.dtypes.canonicalize_dtype(dtype_of(p)))  # NumPy's float64 as JAX takes it
 
 
 @functools.cache

@@ -15,6 +15,11 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from rmsprop_jax.checks import check_seed, is_traced
+from rmsprop_jax.eager import at_once
+from rmsprop_jax.export import exportable
+from rmsprop_jax.fit import describe, dtype_of, is_none, name_of
+from rmsprop_jax.placement import like_parameter, place_scalars
 from rmsprop_jax.precision import is_narrow, widen
 from rmsprop_jax.records import recorded
 from rmsprop_jax.storage import BF16
@@ -23,7 +28,7 @@ from rmsprop_jax.storage.hashing import random_bits
 __all__ = ["CompensateState", "apply_updates", "compensate"]
 
 
-def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: int = 0) -> Any:
+def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: ArrayLike = 0) -> Any:
     """`optax.apply_updates`, but bfloat16 parameters are rounded at random, right on average.
 
         p <- p + u        in float32, then up or down to bfloat16, by the odds of the distances
@@ -36,15 +41,19 @@ def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: int = 0) 
       params: the parameters, a pytree of arrays. Those that aren't bfloat16 are treated as by
         Optax.
       updates: a pytree of the same structure, with `None` for what stays.
-      step: the number of this step, an integer scalar that differs from step to step, such as
-        `optax.tree.get(opt_state, "count")` or a loop's own.
-      seed: of the random rounding, in [0, 2^32).
+      step: the number of this step, which differs from step to step: any integer of Python, or an
+        integer scalar, of which the last 32 bits count. A loop's own will do, or the first count in
+        the state of an optimizer, `optax.tree.get_all_with_path(opt_state, "count")[0][1]`. (With a
+        schedule, there are several that are equal, so that `optax.tree.get` raises.)
+      seed: of the random rounding, an integer in [0, 2^32), known or traced.
 
     Returns:
       The new parameters, with the shapes and dtypes of the old.
 
     Raises:
-      ValueError: for a seed out of range, and for float16 parameters, which this can't round.
+      ValueError: for a seed out of range, a step that is no scalar, updates of other shapes, and
+        for float16 parameters, which this can't round.
+      TypeError: for a seed or a step that is no integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,29 +67,64 @@ def apply_updates(params: Any, updates: Any, step: ArrayLike, *, seed: int = 0) 
       P. Zamirai, J. Zhang, C. R. Aberger, C. De Sa, Revisiting BFloat16 Training, 2020:
       https://arxiv.org/abs/2010.06192
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} is out of range: it must be in [0, 2^32).")
-    words = np.uint32(seed), jnp.asarray(step).astype(jnp.uint32)
-    places = map(np.uint32, range(2**32))
-
-    def apply(p, u):
-        place = next(places)
+    check_seed(seed)
+    ps, treedef = jax.tree.flatten(params, is_leaf=is_none)
+    us = treedef.flatten_up_to(updates)
+    places = []
+    for place, (p, u) in enumerate(zip(ps, us, strict=True)):
         if p is None or u is None:
-            return p
-        p = jnp.asarray(p)
-        if p.dtype == jnp.float16:
+            continue
+        _check_update(params, place, p, u)
+        if dtype_of(p) == jnp.float16:
             raise ValueError(
-                "params are float16: only bfloat16 is rounded at random. Keep float32."
+                f"{name_of(params, place)} is float16: only bfloat16 is rounded at random. Keep "
+                "float32, or use compensate."
             )
-        if p.dtype != jnp.bfloat16:
-            return optax.apply_updates(p, u)
-        wide = p.astype(jnp.float32) + jnp.asarray(u, jnp.float32)
+        if dtype_of(p) == jnp.bfloat16:
+            places.append(place)
+        else:
+            ps[place] = optax.apply_updates(p, u)
+    with jax.transfer_guard_host_to_device("allow"):
+        seed = seed if isinstance(seed, jax.Array) else np.uint32(int(np.asarray(seed)))
+        pairs = [(ps[i], us[i]) for i in places]
+        moved = _add_at_random(pairs, seed, _step_word(step), places=tuple(places))
+    for place, p in zip(places, moved, strict=True):
+        ps[place] = p
+    return treedef.unflatten(ps)
+
+
+@at_once
+def _add_at_random(pairs, seed, step, *, places):
+    words = seed.astype(jnp.uint32), step.astype(jnp.uint32)
+
+    def add(p, u, place):
+        wide = jnp.asarray(p).astype(jnp.float32) + jnp.asarray(u, jnp.float32)
         # The last word sets these bits apart from those of accumulators.
-        return BF16.encode(wide, random_bits(wide, *words, place, np.uint32(1)))
+        return BF16.encode(wide, random_bits(wide, *words, np.uint32(place), np.uint32(1)))
 
-    return _map(apply, params, updates)
+    return [add(p, u, place) for (p, u), place in zip(pairs, places, strict=True)]
 
 
+def _step_word(step):
+    """The last 32 bits of an integer of any size."""
+    dtype = getattr(step, "dtype", np.dtype(object))
+    is_integer = isinstance(step, int) or jnp.issubdtype(dtype, jnp.integer)
+    if not is_integer or isinstance(step, bool):
+        raise TypeError(f"step={step!r} is not an integer.")
+    if np.shape(step):
+        raise ValueError(f"step must be a scalar, and has the shape {np.shape(step)}.")
+    return step if isinstance(step, jax.Array) else np.uint32(int(step) % 2**32)
+
+
+def _check_update(tree, place, p, u):
+    if np.shape(p) != np.shape(u):
+        raise ValueError(
+            f"the update of {name_of(tree, place)} is {describe(u)}, and its parameter "
+            f"{describe(p)}."
+        )
+
+
+@exportable
 class CompensateState(NamedTuple):
     """State of `compensate`.
 
@@ -108,8 +152,9 @@ def compensate(tx: optax.GradientTransformation) -> optax.GradientTransformation
         u = tx.update(gradients, params + remainder)          all in float32
         params, remainder <- round(params + remainder + u), what that leaves
 
-    The sum of both is what is called float32 master weights. To store the remainder in two bytes,
-    say `storage.store(compensate(tx), remainder=storage.BF16)`.
+    The sum of both is what is called float32 master weights. So a weight that leaves the range of
+    its dtype stays at the end of it, and comes back when that sum does. To store the remainder in
+    two bytes, say `storage.store(compensate(tx), remainder=storage.BF16)`.
 
     Args:
       tx: any transformation. It sees float32 gradients and parameters in place of bfloat16 and
@@ -122,7 +167,7 @@ def compensate(tx: optax.GradientTransformation) -> optax.GradientTransformation
       that are really made.
 
     Raises:
-      ValueError: from `update`, without `params`.
+      ValueError: from `update`, without `params`, and for a state of other parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -139,43 +184,101 @@ def compensate(tx: optax.GradientTransformation) -> optax.GradientTransformation
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
-        remainder = jax.tree.map(
-            lambda p: jnp.zeros_like(p, jnp.float32) if is_narrow(p) else None, params
-        )
-        return CompensateState(remainder, tx.init(widen(params)))
+        def zeros(p):
+            return like_parameter(jnp.zeros_like(p, jnp.float32), p) if is_narrow(p) else None
+
+        state = CompensateState(jax.tree.map(zeros, params), tx.init(widen(params)))
+        leaves = jax.tree.leaves(params)
+        return state if any(map(is_traced, leaves)) else place_scalars(state, leaves)
 
     def update(updates, state, params=None, **extra_args):
         if params is None:
             raise ValueError("compensate needs params: call update(updates, state, params).")
-        add = lambda r, p: p if r is None else p + r
-        full = _map(add, state.remainder, widen(params))
-        wide, inner = tx.update(widen(updates), state.inner, full, **extra_args)
-
-        def narrow(r, p, full, u):
-            """The update that takes p next to its new value."""
-            if r is None or u is None:
-                return u
-            move = _round(full + u, p.dtype) - p.astype(jnp.float32)
-            return _round(move, p.dtype).astype(p.dtype)
-
-        def rest(r, p, full, u, narrow):
-            """What the sum that `apply_updates` will make lacks of the new value."""
-            if r is None or u is None:
-                return r
-            return full + u - _round(p.astype(jnp.float32) + narrow.astype(jnp.float32), p.dtype)
-
-        narrow_updates = _map(narrow, state.remainder, params, full, wide)
-        remainder = _map(rest, state.remainder, params, full, wide, narrow_updates)
-        return narrow_updates, CompensateState(remainder, inner)
+        ps, rests, treedef = _matched(params, state)
+        narrow = [i for i, r in enumerate(rests) if r is not None]
+        sums = _add([(ps[i], rests[i]) for i in narrow])
+        full = _replaced(ps, narrow, sums)
+        new_updates, inner = tx.update(
+            widen(updates), state.inner, treedef.unflatten(full), **extra_args
+        )
+        us = treedef.flatten_up_to(new_updates)
+        for i in narrow:
+            if us[i] is not None:
+                _check_update(params, i, ps[i], us[i])
+        moved = [i for i in narrow if us[i] is not None]
+        rows = _split([(ps[i], full[i], us[i]) for i in moved])
+        us = _replaced(us, moved, [u for u, _ in rows])
+        rests = _replaced(rests, moved, [r for _, r in rows])
+        return treedef.unflatten(us), CompensateState(treedef.unflatten(rests), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _map(function, *trees):
-    return jax.tree.map(function, *trees, is_leaf=lambda x: x is None)
+def _matched(params, state):
+    """Parameters and what they lack, as lists, if the state is of them."""
+    if not isinstance(state, CompensateState):
+        raise ValueError(
+            f"opt_state is a {type(state).__name__}, not the CompensateState of compensate."
+        )
+    ps, treedef = jax.tree.flatten(params, is_leaf=is_none)
+    rests = treedef.flatten_up_to(state.remainder)
+    for i, (p, r) in enumerate(zip(ps, rests, strict=True)):
+        like_p = r is not None and np.shape(r) == np.shape(p) and dtype_of(r) == np.float32
+        if not (like_p if is_narrow(p) else r is None):
+            raise ValueError(
+                f"the remainder of {name_of(params, i)} is {describe(r)}, and its parameter "
+                f"{describe(p)}: opt_state is one for other parameters."
+            )
+    return ps, rests, treedef
+
+
+def _replaced(old, places, new):
+    old = list(old)
+    for place, x in zip(places, new, strict=True):
+        old[place] = x
+    return old
+
+
+@at_once
+def _add(pairs):
+    return [p.astype(jnp.float32) + r for p, r in pairs]
+
+
+@at_once
+def _split(rows):
+    """For each array the narrow update, and what the parameter then lacks of its full value."""
+
+    def split(p, full, u):
+        total = full + u
+        before = p.astype(jnp.float32)
+        # The update that takes p next to its new value.
+        after = _round(total, p.dtype)
+        move = jnp.where(after == before, 0.0, after - before)  # infinity stays
+        u = _round(move, p.dtype)
+        # Rounded away from 0, it can lead out of the range by less than its own last place.
+        form = jnp.finfo(p.dtype)
+        out = jnp.abs(before + u) > float(form.max)
+        u = jnp.where(out & jnp.isfinite(move), _round(u * (1 - 2.0**-form.nmant), p.dtype), u)
+        rest = total - _round(before + u, p.dtype)
+        # A total that isn't finite is in the parameter, as it would be in a float32 one.
+        rest = jnp.where(jnp.isfinite(total), rest, 0.0)
+        return _made_from(u.astype(p.dtype), rest), rest
+
+    return [split(*row) for row in rows]
+
+
+def _made_from(u, rest):
+    """u; on TPUs made from rest, for there XLA makes one loop of both only then."""
+    if not is_traced(u):
+        return u
+    # What is left is never NaN, but the compiler doesn't know that.
+    tied = lambda u, rest: jnp.where(jnp.isnan(rest), rest.astype(u.dtype), u)
+    return jax.lax.platform_dependent(u, rest, tpu=tied, default=lambda u, rest: u)
 
 
 def _round(x, dtype):
-    """x, rounded to the numbers of a dtype: a cast that XLA can't leave out."""
+    """x, rounded to the numbers of a dtype, by what XLA can't leave out; finite ones stay so."""
     form = jnp.finfo(dtype)
+    largest = float(form.max)
+    x = jnp.where(jnp.isinf(x), x, jnp.clip(x, -largest, largest))
     return jax.lax.reduce_precision(x, form.nexp, form.nmant)

@@ -183,7 +183,7 @@ def test_learning_rate_under_a_condition(wrap):
 
 def test_an_error_of_the_user_s_schedule_comes_out_as_it_is():
     def schedule(count):
-        return schedule.missing * count
+        return schedule.missing * count  # pyright: ignore[reportFunctionMemberAccess]
 
     tx = rmsprop(schedule)
     with pytest.raises(AttributeError, match="missing"):

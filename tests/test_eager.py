@@ -121,13 +121,14 @@ def test_masks_run_as_with_optax(name):
 )
 def test_nothing_of_the_user_is_kept(make):
     """A trainer whose method is the schedule goes with the optimizer."""
-    trainers = []
-    for _ in range(10):
+
+    def run():
         trainer = Trainer()
-        trainers.append(weakref.ref(trainer))
         with jax.numpy_dtype_promotion("standard"):
             steps(make(trainer.schedule), 2)
-    del trainer
+        return weakref.ref(trainer)
+
+    trainers = [run() for _ in range(10)]
     gc.collect()
     assert [ref() for ref in trainers] == [None] * 10
 
@@ -137,7 +138,7 @@ def test_an_error_of_a_schedule_comes_out_as_it_is():
         raise AttributeError("no such rate")
 
     tx = rmsprop(schedule)
-    with pytest.raises(AttributeError, match="^no such rate$"):
+    with pytest.raises(AttributeError, match=r"^no such rate$"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
 
@@ -182,6 +183,7 @@ def test_layers_on_devices_of_their_own():
         dialects.pytorch(0.1, momentum=0.5, weight_decay=0.1),
     ):
         state, expected = tx.init(params), tx.init(together)
+        updates, wanted = params, together
         for _ in range(3):
             updates, state = tx.update(params, state, params)
             wanted, expected = tx.update(together, expected, together)
@@ -247,8 +249,9 @@ def test_its_own_numbers_may_be_sent():
     """As they are under jit, where they are part of the program."""
     params = {"w": jnp.ones(3)}
     tx = rmsprop(0.1, momentum=0.5, centered=True)
-    state = tx.init(params)
+    tx.update(params, tx.init(params), params)
     with jax.transfer_guard("disallow"):
+        state = tx.init(params)
         updates, state = tx.update(params, state, params)
     assert updates["w"].shape == (3,)
 

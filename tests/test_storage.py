@@ -1,7 +1,12 @@
 """Formats round right, their random bits are random, and a stored transformation stays itself."""
 
+import contextlib
+import dataclasses
 import functools
+import gc
 import io
+import pickle
+import weakref
 from typing import Any
 
 import flax.serialization
@@ -17,8 +22,8 @@ from test_devices import AXIS_TYPES
 from test_types import types
 from test_wrappers import WRAPPERS, start, train
 
-from rmsprop_jax import rmsprop, scale_by_rms
-from rmsprop_jax.storage import BF16, U8, U16, hashing, pack, store, unpack
+from rmsprop_jax import records, rmsprop, scale_by_rms, storage, weights
+from rmsprop_jax.storage import BF16, U8, U16, extremes, hashing, pack, store, unpack
 
 FORMATS = {"U16": U16, "BF16": BF16, "U8": U8}
 each_format = pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
@@ -115,11 +120,12 @@ def test_with_range():
 
 HOSTILE = {  # x, then what U16, BF16 and U8 make of it: 'max' is a format's largest number
     "zero": (0.0, 0.0, 0.0, 0.0),
-    "negative": (-1.0, 0.0, -1.0, 0.0),
-    "-inf": (-np.inf, 0.0, -np.inf, 0.0),
+    "negative": (-1.0, np.nan, -1.0, np.nan),
+    "-inf": (-np.inf, np.nan, -np.inf, np.nan),
     "inf": (np.inf, np.inf, np.inf, "max"),
     "largest float32": (HUGE, "max", "max", "max"),
-    "-largest float32": (-HUGE, 0.0, "-max", 0.0),
+    "-largest float32": (-HUGE, np.nan, "-max", np.nan),
+    "-0": (-0.0, 0.0, 0.0, 0.0),
     "subnormal": (TINY / 2, 0.0, 0.0, 0.0),
     "-subnormal": (-TINY / 2, 0.0, 0.0, 0.0),
     "nan": (np.nan, np.nan, np.nan, np.nan),
@@ -397,6 +403,23 @@ STORED = {
 exact_stored = pytest.mark.parametrize("make", list(STORED.values())[:3], ids=list(STORED)[:3])
 
 
+@contextlib.contextmanager
+def compilations():
+    """A list of all that is compiled meanwhile."""
+    found = []
+
+    def listen(event, duration, **kwargs):
+        del duration
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(kwargs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def dtypes(state):
     """The dtypes of the accumulators mu, nu and trace in a state."""
     names = [
@@ -501,26 +524,359 @@ def test_extra_arguments_reach_the_transformation():
     np.testing.assert_array_equal(updates["w"], 2 * start()["w"])
 
 
-def test_errors():
-    params = start()
-    with pytest.raises(ValueError, match=r"no accumulator 'trace', only these: \['mu', 'nu'\]"):
-        store(optax.adam(0.1), trace=BF16).init(params)
-    with pytest.raises(ValueError, match="'momentum'"):
-        store(rmsprop(), momentum=BF16).init(params)
-    with pytest.raises(ValueError, match="count is int32"):
-        store(rmsprop(), count=U8).init(params)
-    with pytest.raises(ValueError, match="mu is complex64"):
-        store(rmsprop(centered=True), mu=BF16).init(jnp.ones(2, jnp.complex64))
-    for form in (8, "U8", jnp.int8, None, object()):
-        with pytest.raises(TypeError, match="nu="):
-            store(rmsprop(), nu=form)
-    for seed in (-1, 2**32):
-        with pytest.raises(ValueError, match="seed"):
-            store(rmsprop(), nu=U8, seed=seed)
-    with pytest.raises(ValueError, match="uint8"):
-        unpack(store(rmsprop(), nu=U8).init(params), nu=U16)
-    with pytest.raises(ValueError, match="'mu'"):
-        unpack(store(rmsprop(), nu=U8).init(params), mu=BF16)
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """A user's format."""
+
+    keep: Any = None
+    dtype = jnp.float16
+
+    def encode(self, x, random):
+        del random
+        return x.astype(jnp.float16)
+
+    def decode(self, code):
+        return code.astype(jnp.float32)
+
+
+class Dropping:
+    """A user's format with a name of its own, which writes down what it is given."""
+
+    dtype = jnp.uint16
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, x, random):
+        self.seen.append((x, random))
+        return U16.encode(x, random)
+
+    def decode(self, code):
+        return U16.decode(code)
+
+
+PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+ADAM = optax.adam(0.1)
+PLAIN = rmsprop(0.1, momentum=0.9)
+WIDE = jax.tree.map(lambda x: x, PLAIN.init(PARAMS))
+
+
+def updated(state, **formats):
+    return store(PLAIN, **formats).update(PARAMS, state, PARAMS)
+
+
+def stored_state(**formats):
+    return store(PLAIN, **formats).init(PARAMS)
+
+
+MISUSE = {
+    # Signs
+    "adam, mu=U8": (lambda: store(ADAM, mu=U8), "mu=U8 has no sign, and mu has negative numbers"),
+    "trace=U16": (lambda: store(PLAIN, trace=U16), "trace=U16 has no sign"),
+    "centered, mu=U8": (lambda: store(rmsprop(centered=True), mu=U8.with_decay(0.9)), "mu=U8, dec"),
+    "compensate, remainder=U8": (
+        lambda: store(weights.compensate(PLAIN), remainder=U8),
+        "remainder=U8 has no sign",
+    ),
+    "pack, mu=U8": (lambda: pack(ADAM.init(PARAMS), mu=U8), "mu=U8 has no sign"),
+    # Ranges
+    "nu=float16": (lambda: store(PLAIN, nu=jnp.float16), "nu=float16 ends at 65504"),
+    "nu=float8_e5m2": (lambda: store(PLAIN, nu=jnp.float8_e5m2), "nu=float8_e5m2 ends at 57344"),
+    "nu=float8_e4m3fn": (lambda: store(ADAM, nu=jnp.float8_e4m3fn), "nu=float8_e4m3fn ends at 448"),
+    "no zero": (lambda: store(ADAM, mu=jnp.float8_e8m0fnu), "it has no 0, no sign or no NaN"),
+    "no NaN": (lambda: store(ADAM, mu=jnp.float4_e2m1fn), "it has no 0, no sign or no NaN"),
+    # Formats
+    "no format": (lambda: store(PLAIN), "pass a format, such as nu=U8"),
+    "nu=8": (lambda: store(PLAIN, nu=8), "nu=8 is no format"),
+    "nu='U8'": (lambda: store(PLAIN, nu="U8"), "nu='U8' is no format"),
+    "nu=int8": (lambda: store(PLAIN, nu=jnp.int8), "nu=.*int8.* is no format"),
+    "nu=None": (lambda: store(PLAIN, nu=None), "nu=None is no format"),
+    "a class": (lambda: store(PLAIN, nu=Half), "nu=<class .* is no format"),
+    # Names
+    "no trace": (
+        lambda: store(ADAM, trace=BF16).init(PARAMS),
+        r"no accumulator 'trace', only these: \['mu', 'nu'\]",
+    ),
+    "momentum": (lambda: store(PLAIN, momentum=BF16).init(PARAMS), "no accumulator 'momentum'"),
+    "an integer": (lambda: store(PLAIN, count=BF16).init(PARAMS), "count is int32"),
+    "a complex one": (
+        lambda: store(rmsprop(centered=True), mu=BF16).init(jnp.ones(2, jnp.complex64)),
+        "mu is complex64",
+    ),
+    "twice": (lambda: store(store(PLAIN, nu=U8), nu=U8).init(PARAMS), "this state is stored alr"),
+    "packed twice": (lambda: pack(stored_state(nu=U8), nu=U8), "stored already: nu=U8"),
+    # Seeds
+    "seed=-1": (lambda: store(PLAIN, nu=U8, seed=-1), "seed=-1 is out of range"),
+    "seed=2**32": (lambda: store(PLAIN, nu=U8, seed=2**32), "seed=4294967296 is out of range"),
+    "seed=None": (lambda: store(PLAIN, nu=U8, seed=None), "seed=None is not an integer"),
+    "seed=True": (lambda: store(PLAIN, nu=U8, seed=True), "seed=True is not an integer"),
+    "seed=1.5": (lambda: pack(WIDE, nu=U8, seed=1.5), "seed=1.5 is not an integer"),
+    # States
+    "a float32 state": (
+        lambda: updated(WIDE, nu=U8),
+        "opt_state is a tuple, not the StoreState of these formats: nu=U8. storage.pack",
+    ),
+    "float32 in a stored state": (
+        lambda: updated(stored_state(nu=U8)._replace(inner=WIDE), nu=U8),
+        r"inner\[0\].nu\['b'\] of opt_state is float32 \(4,\), and codes of U8 are uint8",
+    ),
+    "unpack a float32 state": (lambda: unpack(WIDE, nu=U8), "opt_state is a tuple, not the StoreS"),
+    "U8 read as U16": (
+        lambda: updated(stored_state(nu=U8), nu=U16),
+        "are nu=U8, and are read as nu=U16. storage.unpack",
+    ),
+    "U8 read as U8 with_range": (
+        lambda: updated(stored_state(nu=U8), nu=U8.with_range(1e-8, 10.0)),
+        r"are nu=U8, and are read as nu=U8, from 2\^-27, 3 bits",
+    ),
+    "U8 read as U8 with_decay": (
+        lambda: updated(stored_state(nu=U8), nu=U8.with_decay(0.9)),
+        "are nu=U8, and are read as nu=U8, decay 0.9",
+    ),
+    "with_decay read with another": (
+        lambda: unpack(stored_state(nu=U8.with_decay(0.99)), nu=U8.with_decay(0.9)),
+        "are nu=U8, decay 0.99, and are read as nu=U8, decay 0.9",
+    ),
+    "less than is stored": (
+        lambda: updated(stored_state(nu=U8, trace=BF16), nu=U8),
+        "are nu=U8, trace=BF16, and are read as nu=U8",
+    ),
+    "BF16 read as bfloat16": (
+        lambda: updated(stored_state(nu=BF16), nu=jnp.bfloat16),
+        "are nu=BF16, and are read as nu=bfloat16",
+    ),
+    "unpacked by another name": (
+        lambda: unpack(stored_state(nu=U8), mu=BF16),
+        "are nu=U8, and are read as mu=BF16",
+    ),
+    "leaves of U8 in containers of U8 with_decay": (
+        lambda: updated(
+            jax.tree.unflatten(
+                jax.tree.structure(stored_state(nu=U8.with_decay(0.9))),
+                jax.tree.leaves(stored_state(nu=U8)),
+            ),
+            nu=U8.with_decay(0.9),
+        ),
+        "opt_state are other codes, and are read as nu=U8, decay 0.9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_is_one_clear_error(name):
+    act, message = MISUSE[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        act()
+
+
+def test_misuse_that_only_a_running_program_can_see():
+    """The numbers of one state, in a program that is compiled for another: NaN, at once."""
+    tx = store(PLAIN, nu=U8.with_decay(0.9))
+    leaves = jax.tree.leaves(stored_state(nu=U8))
+    state = jax.tree.unflatten(jax.tree.structure(tx.init(PARAMS)), leaves)
+    updates, new = jax.jit(tx.update)(PARAMS, state, PARAMS)
+    assert np.all(np.isnan(updates["w"]))
+    assert np.all(np.asarray(new.inner[0].nu["w"]) == 255)
+
+
+@pytest.mark.parametrize("through", ["orbax", "flax"])
+@pytest.mark.parametrize("other", [U16, U8.with_range(1e-8, 10.0), U8.with_decay(0.9)])
+def test_a_checkpoint_of_another_format_is_refused(other, through, tmp_path):
+    """Orbax, which would cast uint8 to uint16, and flax, which would take anything."""
+    state, like = stored_state(nu=U8), stored_state(nu=other)
+    read = functools.partial(through_orbax, tmp_path=tmp_path)
+    read = {"orbax": read, "flax": through_flax}[through]
+    with pytest.raises(ValueError, match="nu=U"):
+        read(state, like)
+
+
+def test_what_turns_out_to_be_negative_is_seen():
+    """By a name that nothing is known of."""
+    inner = optax.GradientTransformation(
+        lambda p: optax.EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, p)),
+        lambda u, s, p=None: (u, s._replace(ema=jax.tree.map(lambda x: -x, u))),
+    )
+    tx = store(inner, ema=U8)
+    _, state = tx.update(PARAMS, tx.init(PARAMS))
+    assert all(np.isnan(x).all() for x in jax.tree.leaves(unpack(state, ema=U8).ema))
+
+
+@pytest.mark.parametrize("form", [jnp.float16, jnp.bfloat16, jnp.float8_e5m2, jnp.float8_e4m3fn])
+def test_a_dtype_saturates_and_comes_back(form):
+    tx = store(optax.trace(0.5), trace=form)
+    state = tx.init(jnp.zeros(3))
+    _, state = tx.update(jnp.float32([3.4e38, -3.4e38, np.inf]), state)
+    largest = float(jnp.finfo(form).max)
+    expected = [largest, -largest, largest]
+    np.testing.assert_array_equal(unpack(state, trace=form).trace, np.float32(expected))
+    for _ in range(400):
+        _, state = tx.update(jnp.zeros(3), state)
+    np.testing.assert_array_equal(unpack(state, trace=form).trace, 0)
+
+
+def test_a_float64_average_stays_finite_and_may_stay_float64():
+    with jax.enable_x64(True):
+        packed = pack(optax.TraceState(jnp.float64([1e60, -1e60, np.inf])), trace=BF16)
+        expected = np.float32([BF16.largest, -BF16.largest, np.inf])
+        np.testing.assert_array_equal(unpack(packed, trace=BF16).trace, expected)
+        g = jnp.full(3, 1e60)
+        tx = store(rmsprop(0.1), nu=jnp.float64)
+        updates, state = tx.update(g, tx.init(g))
+        expected, plain = rmsprop(0.1).update(g, rmsprop(0.1).init(g))
+        assert same((updates, state.inner), (expected, plain))
+
+
+def test_extremes_are_counted():
+    g = {"w": jnp.float32([0.0, 1e-12, 1.0, 1e9, np.nan]), "b": jnp.float32([1.0])}
+    tx = store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16)
+    _, state = tx.update(g, tx.init(g))
+    for run in (extremes, jax.jit(extremes, static_argnames=("nu", "trace"))):
+        counts = run(state, nu=U8, trace=BF16)
+        assert counts["[0].nu['w']"] == (2, 1, 1, 5)
+        assert counts["[0].nu['b']"] == (0, 0, 0, 1)
+        assert counts["[1].trace['w']"].nan == 1
+
+
+def test_arrays_at_different_places_never_share_random_bits():
+    """For every seed: arrays of one shape and one number, which one place would round alike."""
+    half_way = jnp.full(256, 1 + 2.0**-9)
+    params = {"a": half_way, "b": half_way}
+    state = optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu=params, nu=params)
+    for seed in (0, 1, 7, 2**32 - 1):
+        packed = pack(state, seed=seed, mu=BF16, nu=BF16).inner
+        weights_too = weights.apply_updates(
+            jax.tree.map(lambda x: jnp.ones(256, jnp.bfloat16), params),
+            jax.tree.map(lambda x: jnp.full(256, 2.0**-9), params),
+            step=0,
+            seed=seed,
+        )
+        bits = [np.asarray(x).tobytes() for x in jax.tree.leaves((packed, weights_too))[1:]]
+        assert len(bits) == len(set(bits)) == 6
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), step=st.integers(0, 2**32 - 1))
+def test_for_any_seed_and_step_places_differ(seed, step):
+    streams = [random_bits((64,), seed, place, step) for place in range(6)]
+    streams.append(random_bits((64,), seed, 0, step, 1))
+    for i, x in enumerate(streams):
+        for y in streams[:i]:
+            assert np.mean(x == y) < 0.1
+
+
+# Outside of `jit`
+
+
+def test_outside_of_jit_python_stays_python():
+    """No compilation for a new number, nothing of the user's kept, and no implicit transfer."""
+    rates = []
+
+    def schedule(count):
+        rates.append(0.1 / (1 + int(count)))  # of a number that is known
+        return rates[-1]
+
+    form, table = Half(keep=object()), np.float32([0.1, 0.2])
+    seen = Dropping()
+    gone = [weakref.ref(form), weakref.ref(schedule)]
+    tx = store(rmsprop(schedule, momentum=0.9), nu=seen, trace=Half(form))
+    state = tx.init(PARAMS)
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):
+            _, state = tx.update(PARAMS, state, PARAMS)
+    assert rates == [0.1, 0.05]
+    assert len(seen.seen) == 2 * 3
+    assert not any(isinstance(x, jax.core.Tracer) for pair in seen.seen for x in pair)
+    del tx, form, schedule, table
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_a_new_number_compiles_nothing():
+    injected = optax.inject_hyperparams(
+        lambda learning_rate: store(rmsprop(learning_rate, momentum=0.9), nu=U8, trace=BF16)
+    )
+    tx = injected(lambda count: 0.1 / (1 + count.astype(jnp.float32)))
+    state = tx.init(PARAMS)
+    _, state = tx.update(PARAMS, state, PARAMS)
+    with compilations() as compiled:
+        for _ in range(3):
+            _, state = tx.update(PARAMS, state, PARAMS)
+        for rate in (0.9, 0.91, 0.92):
+            tx = store(rmsprop(rate, rate), nu=U8.with_decay(rate), seed=int(100 * rate))
+            tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+            if rate == 0.9:
+                compiled.clear()
+    assert compiled == []
+
+
+def test_the_seed_may_be_traced():
+    def run(seed):
+        tx = store(PLAIN, nu=U8, seed=seed)
+        return tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+    expected = [run(seed) for seed in (3, 4, 5)]
+    assert same(jax.jit(run)(jnp.uint32(3)), expected[0])
+    assert same(run(np.int64(3)), expected[0])
+    assert same(run(jnp.int32(3)), expected[0])
+    many = jax.vmap(run)(jnp.uint32([3, 4, 5]))
+    assert same(jax.tree.map(lambda x: x[2], many), expected[2])
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_healthy_numbers_are_no_nan(name):
+    tx = STORED[name]()
+    with jax.debug_nans(True), jax.disable_jit():
+        _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+        tx.update(PARAMS, state, PARAMS)
+
+
+def test_it_carries_its_record():
+    record = records.record_of(store(PLAIN, nu=U8, trace=BF16))
+    assert record is not None
+    assert record.factory is storage.store
+    assert record.arguments == {"tx": PLAIN, "seed": 0, "formats": {"nu": U8, "trace": BF16}}
+
+
+@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: store(rmsprop(0.1, momentum=0.5), nu=U16, trace=BF16),
+        lambda: store(rmsprop(0.1), nu=jnp.bfloat16),
+        lambda: store(optax.adamw(0.1), nu=U8),
+        lambda: weights.compensate(rmsprop(0.1)),
+        lambda: store(weights.compensate(rmsprop(0.1)), nu=U8, remainder=BF16),
+    ],
+)
+def test_a_new_state_lies_where_the_parameters_lie(make, axis_type):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
+    split, everywhere = (jax.NamedSharding(mesh, spec) for spec in (jax.P("x"), jax.P()))
+    with jax.set_mesh(mesh):
+        kinds = {"a": (8, 4), "b": (64, 64), "c": (4096,)}
+        params = {k: jax.device_put(jnp.ones(s, jnp.bfloat16), split) for k, s in kinds.items()}
+        tx = make()
+        first = tx.init(params)
+        for state in (first, jax.jit(tx.init)(params), tx.update(params, first, params)[1]):
+            for path, x in jax.tree.leaves_with_path(state):
+                wanted = split if x.ndim else everywhere
+                assert x.sharding.is_equivalent_to(wanted, x.ndim), path
+
+
+@pytest.mark.parametrize(
+    "make", [STORED["rmsprop U8"], lambda: store(optax.trace(0.9), trace=BF16)], ids=["U8", "trace"]
+)
+def test_a_program_with_a_state_can_be_serialized(make):
+    pytest.importorskip("flatbuffers")
+    tx, (params, _) = make(), problem()
+    state = tx.init(params)
+    program = jax.export.export(jax.jit(tx.update), platforms=("cpu", "tpu", "cuda", "rocm"))
+    again = jax.export.deserialize(program(params, state, params).serialize())
+    assert same(again.call(params, state, params), jax.jit(tx.update)(params, state, params))
+
+
+def test_a_state_can_be_pickled():
+    state = stored_state(nu=U8)
+    assert same(pickle.loads(pickle.dumps(state)), state)
 
 
 def test_parameters_may_have_any_names_and_holes():

@@ -1,6 +1,8 @@
 """Weights in bfloat16 go as far as those in float32."""
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_storage import compilations
 
-from rmsprop_jax import rmsprop, storage, weights
+from rmsprop_jax import dialects, recipes, records, rmsprop, storage, weights
 
 N = 20_000
 
@@ -174,12 +177,177 @@ def test_random_rounding_is_independent_of_that_of_accumulators():
     assert abs(np.corrcoef(up, np.float32(moved) > 1)[0, 1]) < 5 / np.sqrt(n)
 
 
-def test_errors():
-    ones = jnp.ones(3, jnp.bfloat16)
-    with pytest.raises(ValueError, match="seed=-1 is out of range"):
-        weights.apply_updates(ones, ones, 0, seed=-1)
-    with pytest.raises(ValueError, match="params are float16"):
-        weights.apply_updates(jnp.ones(3, jnp.float16), ones, 0)
-    tx = weights.compensate(rmsprop(0.1))
-    with pytest.raises(ValueError, match=r"needs params: call update\(updates, state, params\)"):
-        tx.update(ones, tx.init(ones))
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_weight_comes_back_from_beyond_its_range(dtype, data):
+    """Steps as large as the range: parameter and remainder are the float32 weight all the same."""
+    largest = float(jnp.finfo(dtype).max) * (1 if dtype == jnp.float16 else 2.0**-4)
+    numbers = st.lists(st.floats(-1, 1, width=32), min_size=8, max_size=8)
+    draw = lambda: np.float32(data.draw(numbers)) * np.float32(largest)
+    tx = weights.compensate(optax.scale(-1.0))
+    p = jnp.asarray(draw(), dtype)
+    state, master = tx.init(p), np.asarray(p, np.float32)
+    for _ in range(4):
+        g = jnp.asarray(draw(), dtype)
+        master = master - np.asarray(g, np.float32)
+        for outside in (False, True):
+            with jax.disable_jit(outside):
+                new_p, new_state = _step(tx, p, state, g)
+            assert np.all(np.isfinite(np.asarray(new_p, np.float32)))
+            whole = np.asarray(new_p, np.float32) + np.asarray(new_state.remainder)
+            np.testing.assert_allclose(whole, master, rtol=1e-6, atol=4e-7 * largest)
+        p, state, master = new_p, new_state, whole
+
+
+def test_beyond_and_back_by_numbers():
+    tx = weights.compensate(optax.scale(1.0))
+    p, state = jnp.float16([65504.0, 65504.0]), tx.init(jnp.float16([65504.0, 65504.0]))
+    for u, wanted in (([30000.0, np.inf], [65504, np.inf]), ([-40000.0, 1.0], [55488, np.inf])):
+        updates, state = tx.update(jnp.float32(u), state, p)
+        p = optax.apply_updates(p, updates)
+        np.testing.assert_array_equal(p, np.float16(wanted))
+    assert np.all(np.isfinite(state.remainder))
+    assert float(p[0]) + float(state.remainder[0]) == 65504 + 30000 - 40000
+
+
+@pytest.mark.parametrize(
+    "step", [-1, 2**32 + 5, 2**70, np.int64(2**40), np.uint8(3), jnp.int32(-7)]
+)
+def test_a_step_is_any_integer(step):
+    ones, half = jnp.ones(1000, jnp.bfloat16), jnp.full(1000, 2**-8, jnp.bfloat16)
+    new = weights.apply_updates(ones, half, step)
+    same = weights.apply_updates(ones, half, int(step) % 2**32)
+    np.testing.assert_array_equal(new, same)
+
+
+def test_the_count_that_is_named_as_the_step():
+    """Whatever the optimizer; this is in the docs of apply_updates."""
+    params = jnp.ones(2, jnp.bfloat16)
+    for tx in (
+        rmsprop(0.1),
+        rmsprop(optax.cosine_decay_schedule(0.1, 9), momentum=0.9, centered=True),
+        dialects.tf_keras_legacy(optax.cosine_decay_schedule(0.1, 9), decay=0.1),
+        recipes.dqn_nature(),
+        weights.compensate(rmsprop(0.1)),
+        storage.store(rmsprop(optax.cosine_decay_schedule(0.1, 9)), nu=storage.U8),
+        optax.inject_hyperparams(rmsprop, hyperparam_dtype=jnp.float32)(0.1),
+        optax.partition({"a": rmsprop(0.1)}, "a"),
+    ):
+        state = tx.init(params)
+        for expected in range(3):
+            assert optax.tree.get_all_with_path(state, "count")[0][1] == expected
+            _, state = tx.update(params, state, params)
+
+
+def test_outside_of_jit_python_stays_python():
+    """No compilation for a new number, nothing of the user's kept, and no implicit transfer."""
+    params = {"w": jnp.ones((3, 4), jnp.bfloat16), "b": jnp.ones(5)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    seen = []
+
+    def schedule(count):
+        seen.append(int(count))
+        return 0.1
+
+    tx = weights.compensate(rmsprop(schedule))
+    state = tx.init(params)
+    updates, state = tx.update(grads, state, params)
+    weights.apply_updates(params, updates, 0)
+    with jax.transfer_guard("disallow"):
+        weights.apply_updates(params, updates, 1, seed=2)
+        tx.update(grads, state, params)
+    assert seen == [0, 1]
+    with jax.debug_nans(True), jax.disable_jit():
+        tx.update(grads, state, params)
+        weights.apply_updates(params, updates, 1)
+    alive = weakref.ref(schedule)
+    del tx, schedule
+    gc.collect()
+    assert alive() is None
+    with compilations() as compiled:
+        for rate in (0.2, 0.3):
+            tx = weights.compensate(rmsprop(rate))
+            state = tx.update(grads, tx.init(params), params)[1]
+            compiled.clear() if rate == 0.2 else None
+    assert compiled == []
+
+
+def test_layers_on_two_devices():
+    where = jax.devices()[:2]
+    places = dict(zip("ab", where, strict=True))
+    plain = {k: jnp.full(8, 0.3, jnp.bfloat16) for k in "ab"}
+    params = jax.tree.map(jax.device_put, plain, places)
+    for tx in (weights.compensate(rmsprop(0.1)), storage.store(rmsprop(0.1), nu=storage.U8)):
+        new, _ = tx.update(params, tx.init(params), params)
+        expected, _ = tx.update(plain, tx.init(plain), plain)
+        moved = weights.apply_updates(params, new, 3)
+        for k, device in places.items():
+            np.testing.assert_array_equal(new[k], expected[k])
+            assert new[k].devices() == moved[k].devices() == {device}
+
+
+def test_it_carries_its_record():
+    tx = rmsprop(0.1)
+    record = records.record_of(weights.compensate(tx))
+    assert record is not None
+    assert (record.factory, record.arguments) == (weights.compensate, {"tx": tx})
+
+
+@pytest.mark.parametrize("tx", [weights.compensate(rmsprop(0.1, momentum=0.9))])
+def test_a_program_with_a_state_can_be_serialized(tx):
+    pytest.importorskip("flatbuffers")
+    params = jnp.ones(3, jnp.bfloat16)
+    state = tx.init(params)
+    program = jax.export.export(jax.jit(tx.update), platforms=("cpu", "tpu", "cuda"))
+    again = jax.export.deserialize(program(params, state, params).serialize())
+    expected = jax.jit(tx.update)(params, state, params)
+    jax.tree.map(np.testing.assert_array_equal, again.call(params, state, params), expected)
+
+
+ONES = jnp.ones(3, jnp.bfloat16)
+COMPENSATED = weights.compensate(rmsprop(0.1))
+MISUSE = {
+    "seed below 0": (lambda: weights.apply_updates(ONES, ONES, 0, seed=-1), "seed=-1 is out of"),
+    "seed None": (lambda: weights.apply_updates(ONES, ONES, 0, seed=None), "seed=None is not"),
+    "seed a float": (lambda: weights.apply_updates(ONES, ONES, 0, seed=1.0), "seed=1.0 is not"),
+    "step a float": (lambda: weights.apply_updates(ONES, ONES, 1.0), "step=1.0 is not an int"),
+    "step None": (lambda: weights.apply_updates(ONES, ONES, None), "step=None is not an integer"),
+    "step True": (lambda: weights.apply_updates(ONES, ONES, True), "step=True is not an integer"),
+    "steps": (lambda: weights.apply_updates(ONES, ONES, jnp.arange(3)), "step must be a scalar"),
+    "float16": (
+        lambda: weights.apply_updates({"w": jnp.ones(3, jnp.float16)}, {"w": ONES}, 0),
+        r"\['w'\] is float16",
+    ),
+    "updates of another shape": (
+        lambda: weights.apply_updates({"w": ONES}, {"w": jnp.ones((2, 3))}, 0),
+        r"the update of \['w'\] is float32 \(2, 3\), and its parameter bfloat16 \(3,\)",
+    ),
+    "no params": (
+        lambda: COMPENSATED.update(ONES, COMPENSATED.init(ONES)),
+        r"needs params: call update\(updates, state, params\)",
+    ),
+    "a state of rmsprop": (
+        lambda: COMPENSATED.update(ONES, rmsprop(0.1).init(ONES), ONES),
+        "opt_state is a tuple, not the CompensateState",
+    ),
+    "a state of float32 parameters": (
+        lambda: COMPENSATED.update(ONES, COMPENSATED.init(jnp.ones(3)), ONES),
+        "the remainder of the only array is None, and its parameter bfloat16",
+    ),
+    "a state for float32 parameters": (
+        lambda: COMPENSATED.update(ONES, COMPENSATED.init(ONES), jnp.ones(3)),
+        "the remainder of the only array is float32 .*, and its parameter float32",
+    ),
+    "a remainder with no sign": (
+        lambda: storage.store(COMPENSATED, remainder=storage.U16),
+        "remainder=U16 has no sign",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_is_one_clear_error(name):
+    act, message = MISUSE[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        act()

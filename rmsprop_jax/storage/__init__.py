@@ -8,6 +8,8 @@ falls again. `store` rounds up or down at random, with the odds that make it rig
     tx = store(rmsprop(1e-3), nu=U8)                  # one byte per parameter
     tx = store(optax.adamw(1e-3), mu=BF16, nu=U16)    # two and two
 
+`nu` is never negative; `mu` and `trace` are, and are refused for `U16` and `U8`.
+
 A format that knows the decay rounds less, above all where gradients are rare or have become small:
 
     tx = store(rmsprop(1e-3, decay=0.99), nu=U8.with_decay(0.99))
@@ -20,6 +22,17 @@ A format that knows the decay rounds less, above all where gradients are rare or
 """
 
 from rmsprop_jax.storage.formats import BF16, U8, U16, Format
-from rmsprop_jax.storage.wrapper import StoreState, pack, store, unpack
+from rmsprop_jax.storage.wrapper import Extremes, StoreState, extremes, pack, store, unpack
 
-__all__ = ["BF16", "U8", "U16", "Format", "StoreState", "pack", "store", "unpack"]
+__all__ = [
+    "BF16",
+    "U8",
+    "U16",
+    "Extremes",
+    "Format",
+    "StoreState",
+    "extremes",
+    "pack",
+    "store",
+    "unpack",
+]

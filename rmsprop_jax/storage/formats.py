@@ -13,7 +13,8 @@ class Format(Protocol):
     """How numbers are kept: each for itself, in one array of their shape and this dtype.
 
     One that also has a `decay` other than 1 is given the numbers in a unit that decays with them,
-    see `with_decay`.
+    see `with_decay`. One with `signed = False` isn't taken for accumulators that have signs.
+    Outside of `jit`, its functions run as Python at every step.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,14 +79,16 @@ class _Decaying:
 class _U16(_Decaying):
     """Unsigned float of 8 exponent and 8 mantissa bits: float32 without its sign, cut short.
 
-    Negative and subnormal numbers become 0, numbers beyond the largest become it. Infinity and NaN
-    stay what they are.
+    Subnormal numbers become 0, numbers beyond the largest become it. Infinity and NaN stay what
+    they are. Negative numbers, which have no place here, become NaN.
     """
 
     dtype = jnp.uint16
+    signed = False
+    largest = (2 - 2.0**-8) * 2.0**127
 
     def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
-        return _shorten(_flush(x), random, 15).astype(jnp.uint16)
+        return (_shorten(_as_bits(x), random, 15)).astype(jnp.uint16)
 
     def decode(self, code: jax.Array) -> jax.Array:
         return _as_float(code.astype(jnp.uint32) << 15)
@@ -96,9 +99,12 @@ class _BF16(_Decaying):
     """bfloat16. Subnormal and too large numbers, infinities and NaN fare as in `U16`."""
 
     dtype = jnp.bfloat16
+    signed = True
+    largest = (2 - 2.0**-7) * 2.0**127
 
     def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
-        code = _shorten(_flush(jnp.abs(x)), random, 16) | ((_as_bits(x) >> 16) & 0x8000)
+        bits = _as_bits(x)
+        code = _shorten(bits & 0x7FFFFFFF, random, 16) | ((bits >> 16) & 0x8000)
         return jax.lax.bitcast_convert_type(code.astype(jnp.uint16), jnp.bfloat16)
 
     def decode(self, code: jax.Array) -> jax.Array:
@@ -111,8 +117,8 @@ class _U8(_Decaying):
 
     With 2 mantissa bits its numbers are `smallest` times 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5,
     6, 7, 9, ..., four to an octave, up to 1.4e19. Rounding is right on average also between 0 and
-    the first. Negative and subnormal numbers become 0, numbers beyond the largest and infinity the
-    largest; NaN stays.
+    the first. Subnormal numbers become 0, numbers beyond the largest and infinity the largest; NaN
+    stays. Negative numbers become NaN.
 
     Attributes:
       smallest: where even spacing ends, a power of 2. The default, 2^-48 = 3.6e-15, suits gradients
@@ -124,6 +130,7 @@ class _U8(_Decaying):
     mantissa: int = 2
 
     dtype = jnp.uint8
+    signed = False
 
     def with_range(self, smallest: float, largest: float) -> "_U8":
         """The finest such format for squared gradients of another range.
@@ -165,13 +172,14 @@ class _U8(_Decaying):
     def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
         # In units of `smallest`, the numbers are v - 1 for the short floats v from 1 up. That needs
         # no case for the small ones.
-        code = _shorten(_flush(x) + self.smallest, random, 23 - self.mantissa) - self._code_of_zero
-        return jnp.where(jnp.isnan(x), 255, jnp.minimum(code, 254)).astype(jnp.uint8)
+        x = _as_float(_flush(_as_bits(x)))
+        bits = _as_bits(x + self.smallest) + (random >> (9 + self.mantissa))
+        code = (bits >> (23 - self.mantissa)) - self._code_of_zero
+        return jnp.where(x >= 0, jnp.minimum(code, 254), 255).astype(jnp.uint8)
 
     def decode(self, code: jax.Array) -> jax.Array:
-        code_of_x = code.astype(jnp.uint32) + self._code_of_zero
-        x = _as_float(code_of_x << (23 - self.mantissa)) - self.smallest
-        return jnp.where(code == 255, jnp.nan, x)
+        bits = (code.astype(jnp.uint32) + self._code_of_zero) << (23 - self.mantissa)
+        return _as_float(jnp.where(code == 255, _NAN, bits)) - self.smallest
 
     @property
     def _code_of_zero(self):
@@ -180,43 +188,78 @@ class _U8(_Decaying):
 
 @dataclasses.dataclass(frozen=True)
 class _Cast:
-    """A plain dtype, which rounds to nearest."""
+    """A plain dtype, which rounds to nearest; numbers beyond its largest become it."""
 
     dtype: Any
+    signed = True
+
+    @property
+    def largest(self) -> float:
+        return float(jnp.finfo(self.dtype).max)
 
     def encode(self, x: jax.Array, random: jax.Array) -> jax.Array:
         del random
-        return x.astype(self.dtype)
+        narrow = self.dtype.itemsize < 4
+        return (jnp.clip(x, -self.largest, self.largest) if narrow else x).astype(self.dtype)
 
     def decode(self, code: jax.Array) -> jax.Array:
-        return code.astype(jnp.float32)
+        return code.astype(jnp.float32) if self.dtype.itemsize < 4 else code
 
 
 U16 = _U16()
 BF16 = _BF16()
 U8 = _U8()
+OWN = (_U16, _BF16, _U8, _Cast)
+"""The types of formats that may be kept in a cache of what is compiled."""
 
 
 def as_format(name: str, form: Any) -> Format:
     """A format, from one or from a float dtype; else raises, with the name of the argument."""
-    if hasattr(form, "encode") and hasattr(form, "decode"):
+    has_codes = hasattr(form, "encode") and hasattr(form, "decode")
+    if has_codes and not isinstance(form, type):
         return form
-    if isinstance(form, type | str | np.dtype) and jnp.issubdtype(form, jnp.floating):
-        return _Cast(jnp.dtype(form))
+    is_dtype = isinstance(form, type | str | np.dtype) and not has_codes
+    if is_dtype and jnp.issubdtype(form, jnp.floating):
+        dtype = jnp.dtype(form)
+        kept = np.array([0.0, -1.0, np.nan]).astype(dtype).astype(np.float64)
+        if np.array_equal(kept, [0.0, -1.0, np.nan], equal_nan=True):
+            return _Cast(dtype)
+        raise TypeError(f"{name}={dtype} is no format: it has no 0, no sign or no NaN.")
     raise TypeError(f"{name}={form!r} is no format: pass U16, U8, BF16 or a float dtype.")
 
 
-def unit(form: Format, step: jax.Array) -> jax.Array | float:
+def as_text(form: Format) -> str:
+    """What a format is, in a few words, the same in every process."""
+    if not isinstance(form, OWN):
+        return repr(form) if dataclasses.is_dataclass(form) else type(form).__qualname__
+    if isinstance(form, _Cast):
+        return form.dtype.name
+    words = [type(form).__name__[1:]]
+    if isinstance(form, _U8) and form != dataclasses.replace(U8, decay=form.decay):
+        words.append(f"from 2^{math.frexp(form.smallest)[1] - 1}, {form.mantissa} bits")
+    return ", ".join([*words, f"decay {form.decay!r}"] if form.decay != 1 else words)
+
+
+def split_decay(form: Format) -> tuple[Format, np.uint32 | None]:
+    """A format without its decay, and that as a number for `unit`; `None` for a decay of 1."""
+    decay = getattr(form, "decay", 1.0)
+    if decay == 1:
+        return form, None
+    octaves = np.uint32(round(math.log2(decay) * 2**32) % 2**32)
+    return dataclasses.replace(form, decay=1.0) if isinstance(form, _Decaying) else form, octaves
+
+
+def unit(octaves: Any, step: jax.Array) -> jax.Array:
     """What the numbers of a format are multiples of after so many steps: 1 <= unit < 2.
 
     It is `decay**step` times a power of 2. Fixed point and tables make it the same to the bit in
     every program, which `exp2` isn't.
+
+    Args:
+      octaves: by which the unit moves in a step, in units of 2^-32; see `split_decay`.
+      step: the number of steps.
     """
-    decay = getattr(form, "decay", 1.0)
-    if decay == 1:
-        return 1.0
-    # Octaves in units of 2^-32. They wrap around at 1, which leaves their fraction.
-    octaves = step * np.uint32(round(math.log2(decay) * 2**32) % 2**32)
+    octaves = step * octaves  # They wrap around at 1, which leaves their fraction.
     one, two, three = (
         jnp.asarray(powers, jnp.float32)[octaves >> shift & 255]
         for powers, shift in zip(_POWERS, (24, 16, 8), strict=True)
@@ -225,18 +268,20 @@ def unit(form: Format, step: jax.Array) -> jax.Array | float:
 
 
 _POWERS = 2.0 ** (np.arange(256) / 256.0 ** np.array([[1], [2], [3]]))
+_INFINITY, _NAN = np.uint32(0x7F800000), np.uint32(0x7FC00000)
 
 
-def _flush(x):
-    """x, with 0 for subnormal numbers, which XLA flushes or not as it likes, and negative ones."""
-    return jnp.where(x < float(jnp.finfo(jnp.float32).tiny), 0.0, x)
+def _flush(bits):
+    """The bits of a float, or of 0 for a subnormal one, which XLA flushes or not as it likes."""
+    return jnp.where(bits & 0x7FFFFFFF < 0x00800000, 0, bits)
 
 
-def _shorten(x, random, bits):
-    """The bits of x >= 0 but the last ones, which are the odds of rounding up. Inf and NaN stay."""
-    finite = jnp.minimum(_as_bits(x) + (random >> (32 - bits)), 0x7F7FFFFF)
-    other = jnp.where(jnp.isnan(x), jnp.uint32(0x7FC00000), jnp.uint32(0x7F800000))
-    return jnp.where(x < jnp.inf, finite, other) >> bits
+def _shorten(bits, random, less):
+    """The first bits of x >= 0; the last ones are the odds of rounding up. Inf and NaN stay."""
+    bits = _flush(bits)
+    finite = jnp.minimum(bits + (random >> (32 - less)), _INFINITY - 1)
+    other = jnp.where(bits == _INFINITY, _INFINITY, _NAN)
+    return jnp.where(bits < _INFINITY, finite, other) >> less
 
 
 def _as_bits(x):

@@ -7,7 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rmsprop_jax.eager import at_once
 
+
+@at_once
 def random_bits(x: jax.Array, *words: Any) -> jax.Array:
     """32 random bits for each element of x, of which the first are the best: a hash of the words.
 
@@ -38,19 +41,23 @@ def _index(x, start):
     """The row-major index of each element, plus start: its high word, or None if 0, and its low.
 
     It is made from an iota for each axis, because that can be sharded as x is. Each has start added
-    to it, because XLA would else compute it once before a loop over steps, and keep it in memory.
+    to it, because XLA would else compute it once before a loop over steps, and keep it in memory;
+    and its axis, because XLA would else take those of two axes of one length for one array, and
+    where they are sharded in different ways, gather it.
     """
     wide = x.size >= 2**32
     strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
         dtype = jnp.uint64 if wide else jnp.uint32
+        modulus = 2 ** jnp.iinfo(dtype).bits
         start = start.astype(dtype)
+        added = sum(axis * stride for axis, stride in enumerate(strides))
         index = jnp.zeros_like(x, dtype) + (
-            start - start * dtype(sum(strides) % 2 ** jnp.iinfo(dtype).bits)
+            start - start * dtype(sum(strides) % modulus) - dtype(added % modulus)
         )
         for axis, stride in enumerate(strides):
             iota = jax.lax.broadcasted_iota(
                 dtype, x.shape, axis, out_sharding=jax.typeof(x).sharding
             )
-            index += (iota + start) * dtype(stride)
+            index += (iota + (start + dtype(axis))) * dtype(stride)
         return (index >> 32).astype(jnp.uint32) if wide else None, index.astype(jnp.uint32)

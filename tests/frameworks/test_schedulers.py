@@ -1,6 +1,8 @@
 """The schedulers of PyTorch and timm go on with an optimizer that was dumped here."""
 
 import copy
+import functools
+import importlib
 import importlib.util
 import sys
 import types
@@ -15,6 +17,7 @@ from rmsprop_jax.interop import pytorch
 torch = pytest.importorskip("torch")
 
 
+@functools.cache
 def timm_scheduler():
     """`timm.scheduler`, without the rest of timm, which wants torchvision."""
     spec = importlib.util.find_spec("timm")
@@ -22,6 +25,7 @@ def timm_scheduler():
         pytest.skip("timm isn't installed")
     if "timm" not in sys.modules:
         package = types.ModuleType("timm")
+        package.__spec__ = spec
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["timm"] = package
     return importlib.import_module("timm.scheduler")

@@ -1,6 +1,5 @@
 """States of this library from checkpoints, also from those of other options."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import optax
 
 from rmsprop_jax.anatomy import find_traces, take_apart
-from rmsprop_jax.interop import arrays, states
+from rmsprop_jax.frameworks import accumulators, arrays
 
 
 def restore(
@@ -101,7 +100,7 @@ def restore(
         if (drops_mu or key in factors) and not jnp.issubdtype(old.dtype, jnp.inexact):
             raise ValueError(f"{key} is stored as {old.dtype}: unpack both states, see storage.")
         if drops_mu:
-            return states.second_moment(have[key], have[mu_key])
+            return accumulators.second_moment(have[key], have[mu_key])
         if key in factors:
             return factors[key] * have[key]
         if key not in have and _part(key) == "count":
@@ -112,34 +111,13 @@ def restore(
     return _fill(mine, template, value)
 
 
-def match(template: Any, saved: Any, kinds: str) -> Any:
-    """Puts a saved state into the containers of a template of the same options.
-
-    Args:
-      template: a state.
-      saved: a state in whatever containers, see `restore`.
-      kinds: a regular expression for the names of the classes that hold a nu.
-
-    Returns:
-      The saved numbers in the structure and the dtypes of the template.
-
-    Raises:
-      ValueError: naming all arrays that differ in name, shape or kind of number.
-    """
-    entries = _entries(template, kinds)
-    have = _arrays(_entries(_name_fields(saved, template), kinds, _names(entries)))
-    arrays.check(have, _arrays(entries))
-    arrays.check_numbers(have, [key for key in have if _part(key) == "nu"])
-    return _fill(entries, template, lambda key, old: have[key])
-
-
 _COUNT = "count of nu"
 
 
 def _part(key: str) -> str:
     """What an array is: one of the accumulators, `"count"`, or anything else."""
     words = key.split("/")
-    if words[0] in states.ACCUMULATORS:
+    if words[0] in accumulators.ACCUMULATORS:
         return words[0]
     return "count" if key == _COUNT or words[-1] == "count" else ""
 
@@ -150,13 +128,11 @@ def _words(path: Any) -> list[str]:
 
 def _names(entries: list[Any]) -> set[str]:
     """The names of the parameters that accumulators are of."""
-    keys = (key for key, _, _ in entries if _part(key) in states.ACCUMULATORS)
+    keys = (key for key, _, _ in entries if _part(key) in accumulators.ACCUMULATORS)
     return {key.partition("/")[2] for key in keys}
 
 
-def _entries(
-    tree: Any, kinds: str = "RmsState", names: Collection[str] = ()
-) -> list[tuple[str, list[str], Any]]:
+def _entries(tree: Any, names: Collection[str] = ()) -> list[tuple[str, list[str], Any]]:
     """All arrays of a state with a name for what they are and the path of what they are in.
 
     Accumulators are named by the parameter, wherever in the state they are. The field of a named
@@ -165,14 +141,14 @@ def _entries(
     """
     has_nu = lambda x: "nu" in getattr(x, "_fields", ())
     for x in jax.tree.leaves(tree, is_leaf=has_nu):
-        if has_nu(x) and not re.fullmatch(kinds, type(x).__name__):
+        if has_nu(x) and type(x).__name__ != "RmsState":
             raise ValueError(f"{type(x).__name__} is the state of another optimizer.")
 
     def depth(path, words):
         for i, key in enumerate(path):
-            if isinstance(key, jax.tree_util.GetAttrKey) and key.name in states.ACCUMULATORS:
+            if isinstance(key, jax.tree_util.GetAttrKey) and key.name in accumulators.ACCUMULATORS:
                 return len(_words(path[:i])) if i else 0
-        places = (i for i, word in enumerate(words) if word in states.ACCUMULATORS)
+        places = (i for i, word in enumerate(words) if word in accumulators.ACCUMULATORS)
         return next((i for i in places if "/".join(words[i + 1 :]) in names), None)
 
     paths = []
@@ -240,7 +216,7 @@ def _check_options(have: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> 
 def _are_in_place(saved: Any, theirs: list[Any], template: Any, mine: list[Any]) -> bool:
     """Whether accumulators of two states lie in the same places, in chains of the same length."""
     places, others = ({key: place for key, place, _ in x} for x in (mine, theirs))
-    both = [key for key in places.keys() & others.keys() if _part(key) in states.ACCUMULATORS]
+    both = [key for key in places.keys() & others.keys() if _part(key) in accumulators.ACCUMULATORS]
     is_empty = lambda x: x is None or (isinstance(x, tuple | list | dict) and not x)
 
     def members(tree, place):

@@ -71,7 +71,7 @@ def test_help_of_command(monkeypatch, capsys, command):
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: rmsprop-jax {command}" in out
-    assert ("--learning-rate" in out) == (command != "dialects")
+    assert ("--learning-rate" in out) == (command not in ("dialects", "inspect"))
 
 
 def test_help_shows_the_defaults_in_force(monkeypatch, capsys):

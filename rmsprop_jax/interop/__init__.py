@@ -10,6 +10,7 @@ state in whatever containers it was saved, also into an optimizer of other optio
 """
 
 from rmsprop_jax.checkpoints import restore
-from rmsprop_jax.interop import keras, optax, pytorch, tensorflow
+from rmsprop_jax.frameworks import keras, optax, pytorch
+from rmsprop_jax.frameworks import tensorflow1 as tensorflow
 
 __all__ = ["keras", "optax", "pytorch", "restore", "tensorflow"]

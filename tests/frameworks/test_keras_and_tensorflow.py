@@ -72,8 +72,8 @@ def test_keras_variables_that_are_wrong():
     saved["rmsprop/surprise"] = np.ones(2)
     assert message(keras.load, tx, saved, WEIGHTS, same).splitlines()[1:] == [
         "  missing: net_dense_bias_momentum, float (3,)",
-        "  extra: surprise, float (2,)",
-        "  wrong: net_dense_kernel_velocity is float (3, 2), should be float (2, 3)",
+        "  extra: rmsprop/surprise, float (2,)",
+        "  wrong: rmsprop/net_dense_kernel_velocity is float (3, 2), should be float (2, 3)",
     ]
 
 
@@ -106,7 +106,7 @@ def test_keras_adam():
 def test_keras_nan():
     tx, saved = keras_variables(**ON)
     saved["rmsprop/net_dense_bias_velocity"] = np.array([1, np.nan, np.nan])
-    with pytest.warns(UserWarning, match="2 NaN: net_dense_bias_velocity 2"):
+    with pytest.warns(UserWarning, match="2 NaN: rmsprop/net_dense_bias_velocity 2"):
         keras.load(tx, saved, WEIGHTS, same)
 
 

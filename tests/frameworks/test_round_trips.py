@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmsprop_jax import checks, dialects, interop, recipes
-from rmsprop_jax.interop import states
+from rmsprop_jax.frameworks import accumulators
 
 SCHEDULE = optax.linear_schedule(0.1, 0.05, 20)
 SWITCH = (False, True)
@@ -42,8 +42,8 @@ def trained(tx, weights=WEIGHTS, to_params=to_params):
     def fill(x):
         if x.dtype == np.int32:
             return jnp.asarray(7, x.dtype)
-        # mu is larger than the root of nu: much of the second moment is the mean's.
-        return jnp.asarray(random.uniform(0.01, 1.0, x.shape), x.dtype)
+        # Much of the second moment is the mean's; and nu is what may have started at 1.
+        return jnp.asarray(random.uniform(1.0, 2.0, x.shape), x.dtype)
 
     return jax.tree.map(fill, tx.init(to_params(weights)))
 
@@ -185,7 +185,7 @@ def test_tensorflow(dialect, options, optimizer, lr):
     second = interop.tensorflow.dump(tx, loaded, WEIGHTS, from_params, optimizer=optimizer)
     assert bits(first) == bits(second)
     near(state, loaded)
-    if callable(lr):
+    if callable(lr) and optimizer is None:
         with pytest.raises(ValueError, match="pass count"):
             interop.tensorflow.load(tx, first, WEIGHTS, to_params)
 
@@ -249,8 +249,8 @@ numbers = st.floats(0, 2.0**60, width=32)
 def test_moments_are_inverse(nu, mu):
     """Whatever the numbers are, the second export of a centered state is the first."""
     nu, mu = np.float32(nu), np.float32(mu)
-    second = states.second_moment(nu, mu)
-    assert states.second_moment(states.variance(second, mu), mu) == second
+    second = accumulators.second_moment(nu, mu)
+    assert accumulators.second_moment(accumulators.variance(second, mu), mu) == second
 
 
 def test_what_stands_around_a_dialect():
@@ -260,7 +260,7 @@ def test_what_stands_around_a_dialect():
     near(saved["state"][0]["square_avg"], from_params(trained(tx)[1][2].nu)["w"])
     for bad in (optax.chain(tx, tx), optax.sgd(0.1), recipes):
         with pytest.raises((ValueError, AttributeError)):
-            states.made_by(bad)
+            interop.pytorch.dump(bad, bad.init(to_params(WEIGHTS)), WEIGHTS, from_params)
 
 
 def test_given_is_what_makes_a_buffer():

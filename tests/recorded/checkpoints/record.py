@@ -1,0 +1,988 @@
+# pyright: basic, reportMissingImports=false, reportMissingModuleSource=false
+"""Write small checkpoints with the real packages, and what the run did after them.
+
+Run where the packages of a family are installed (see ../README.md):
+
+    python tests/recorded/checkpoints/record.py pytorch keras
+
+Each function named after a family returns its cases by kind, in the form that
+`tests/real_checkpoints.py` describes.
+"""
+
+import argparse
+import copy
+import gzip
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+import types
+from datetime import date
+from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from real_checkpoints import STEPS, encode, gradient
+
+SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
+
+
+# PyTorch
+
+
+def plain(x):
+    """A tree of PyTorch's as plain data."""
+    import torch
+
+    if isinstance(x, dict):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [plain(v) for v in x]
+    if isinstance(x, torch.Tensor):
+        x = getattr(x, "full_tensor", lambda: x)().detach().cpu()
+        if x.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+        return x.numpy().copy()
+    return x
+
+
+def own_name(name):
+    """A parameter's name in the model, without what wrappers put in front."""
+    return name.replace("_orig_mod.", "").replace("module.", "")
+
+
+def set_gradients(model, step, still=()):
+    import torch
+
+    for name, p in model.named_parameters():
+        name = own_name(name)
+        p.grad = None
+        if not p.requires_grad or name in still:
+            continue
+        full = getattr(p, "full_tensor", lambda p=p: p)()
+        if p.is_complex():
+            pair = torch.view_as_real(full.detach()).numpy()
+            g = torch.view_as_complex(torch.from_numpy(gradient(name, pair, step)))
+        elif p.dtype == torch.bfloat16:
+            g = torch.from_numpy(gradient(name, full.detach().float().numpy(), step)).bfloat16()
+        else:
+            g = torch.from_numpy(gradient(name, full.detach().numpy(), step))
+        if hasattr(p, "full_tensor"):
+            from torch.distributed.tensor import distribute_tensor
+
+            g = distribute_tensor(g, p.device_mesh, p.placements)
+        p.grad = g
+
+
+def model():
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)
+    )
+
+
+def run(net, optimizer, still=(), still_later=None, each=None, save=None, between=None, **more):
+    """A case: STEPS updates, the checkpoint, and as many updates more."""
+    save = save or (lambda: optimizer.state_dict())
+
+    def train(start, still):
+        rates = []
+        for step in range(start, start + STEPS):
+            set_gradients(net, step, still)
+            rates.append([float(g["lr"]) for g in optimizer.param_groups])
+            optimizer.step()
+            if each:
+                each(step)
+        return rates
+
+    weights = lambda: {n: plain(p) for n, p in net.named_parameters()}
+    train(0, still)
+    checkpoint, before = plain(copy.deepcopy(save())), weights()
+    if between:
+        between()
+    rates = train(STEPS, still if still_later is None else still_later)
+    return {
+        "checkpoint": checkpoint,
+        "weights": before,
+        "later": plain(save()),
+        "final": weights(),
+        "still": list(still if still_later is None else still_later),
+        "rates": rates,
+        **more,
+    }
+
+
+def pytorch():
+    """All kinds of `torch.optim.RMSprop`, with and without wrappers."""
+    import torch
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    rmsprop = torch.optim.RMSprop
+    cases = {}
+
+    net = model()
+    cases["parameters"] = run(net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS))
+    net = model()
+    cases["without_momentum"] = run(net, rmsprop(net.parameters(), 0.03))
+    net = model()
+    order = [*net.named_parameters()][::-1]
+    cases["named_parameters"] = run(net, rmsprop(order, **SETTINGS))
+    net = model()
+    cases["maximize"] = run(net, rmsprop(net.parameters(), 0.01, maximize=True, weight_decay=0.5))
+    net = model()
+    cases["foreach"] = run(net, rmsprop(net.parameters(), foreach=True, **SETTINGS))
+    net = model()
+    cases["lr_tensor"] = run(net, rmsprop(net.parameters(), torch.tensor(0.03), momentum=0.5))
+
+    def groups(net, names=False):
+        """No decay on vectors; the order of the groups isn't the model's."""
+        pick = lambda keep: [
+            (n, p) if names else p for n, p in net.named_parameters() if (p.ndim > 1) == keep
+        ]
+        return [
+            {"params": pick(True), "weight_decay": 0.25},
+            {"params": pick(False), "weight_decay": 0.0, "lr": 0.01},
+        ]
+
+    net = model()
+    cases["groups"] = run(net, rmsprop(groups(net), **SETTINGS))
+    net = model()
+    cases["named_groups"] = run(net, rmsprop(groups(net, names=True), **SETTINGS))
+    net = model()
+    norms = [
+        {"params": [p for n, p in net.named_parameters() if n.endswith("weight")]},
+        {"params": [p for n, p in net.named_parameters() if n.endswith("bias")], "lr": 0.01},
+    ]
+    cases["groups_of_one_shape"] = run(net, rmsprop(norms, **SETTINGS))
+
+    for kind, flat in (("by_name", False), ("by_name_flat", True)):
+        net = model()
+        optimizer = rmsprop(groups(net), **SETTINGS)
+        options = StateDictOptions(flatten_optimizer_state_dict=flat)
+        save = lambda net=net, optimizer=optimizer, options=options: get_optimizer_state_dict(
+            net, optimizer, options=options
+        )
+        cases[kind] = run(net, optimizer, save=save)
+
+    net = model()
+    compiled = torch.compile(net)
+    cases["compiled"] = run(
+        compiled, rmsprop(compiled.named_parameters(), **SETTINGS), names=own_names(net)
+    )
+    net = model()
+    parallel = torch.nn.DataParallel(net)
+    cases["data_parallel"] = run(
+        parallel, rmsprop(parallel.named_parameters(), **SETTINGS), names=own_names(net)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
+        )
+        net = model()
+        wrapped = torch.nn.parallel.DistributedDataParallel(net)
+        cases["distributed"] = run(
+            wrapped, rmsprop(wrapped.named_parameters(), **SETTINGS), names=own_names(net)
+        )
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        net = model()
+        fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
+        optimizer = rmsprop(net.parameters(), foreach=False, **SETTINGS)
+        options = StateDictOptions(full_state_dict=True)
+        cases["fsdp"] = run(
+            net,
+            optimizer,
+            save=lambda: get_optimizer_state_dict(net, optimizer, options=options),
+        )
+        torch.distributed.destroy_process_group()
+
+    with tempfile.TemporaryDirectory() as folder:
+        from safetensors.numpy import load_file
+        from safetensors.torch import save_file
+
+        net = model()
+        case = run(net, rmsprop(net.parameters(), **SETTINGS))
+        path = f"{folder}/model.safetensors"
+        save_file({n: torch.from_numpy(x) for n, x in case["weights"].items()}, path)
+        order = list(case["weights"])
+        cases["safetensors"] = {**case, "weights": load_file(path), "order": order}
+
+    net = model()
+    case = run(net, rmsprop(net.parameters(), **SETTINGS))
+    as_lists = lambda tree: (
+        {str(k): as_lists(v) for k, v in tree.items()}
+        if isinstance(tree, dict)
+        else [as_lists(v) for v in tree]
+        if isinstance(tree, list)
+        else tree.tolist()
+        if isinstance(tree, np.ndarray)
+        else tree
+    )
+    through_json = lambda tree: json.loads(json.dumps(as_lists(tree)))
+    cases["json"] = {**case, "checkpoint": through_json(case["checkpoint"])}
+
+    net = model()
+    net[0].requires_grad_(False)
+    cases["frozen"] = run(
+        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=["0.weight", "0.bias"]
+    )
+    net = model()
+    net[0].requires_grad_(False)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    cases["never_given"] = run(
+        net, rmsprop(trained, weight_decay=0.125, **SETTINGS), still=["0.weight", "0.bias"]
+    )
+    net = model()
+    cases["unused_head"] = run(
+        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=["3.weight", "3.bias"]
+    )
+    net = model()
+    every = own_names(net)
+    cases["before_first_step"] = run(
+        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=every, still_later=[]
+    )
+    net = model()
+    optimizer = rmsprop(net.parameters(), 0.03)
+
+    def turn_on():  # PyTorch's own next step would be KeyError: 'momentum_buffer'
+        optimizer.param_groups[0]["momentum"] = 0.75
+        for slots in optimizer.state.values():
+            slots["momentum_buffer"] = torch.zeros_like(slots["square_avg"])
+
+    cases["momentum_later"] = run(net, optimizer, between=turn_on)
+    cases["momentum_later"]["checkpoint"]["param_groups"][0]["momentum"] = 0.75
+    net = model()
+    optimizer = rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS)
+    cases["steps_apart"] = steps_apart(net, optimizer, ["0.weight", "0.bias"])
+
+    schedulers = {
+        "one_cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, 0.05, total_steps=20, cycle_momentum=False
+        ),
+        "one_cycle_momentum": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, 0.05, total_steps=20
+        ),
+        "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(
+            o, 0.01, 0.05, step_size_up=3, cycle_momentum=False
+        ),
+        "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.9**t),
+    }
+    for kind, make in schedulers.items():
+        net = model()
+        optimizer = rmsprop(groups(net) if kind == "lambda" else net.parameters(), **SETTINGS)
+        scheduler = make(optimizer)
+        cases[kind] = run(net, optimizer, each=lambda step, s=scheduler: s.step())
+
+    class Complex(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.spectrum = torch.nn.Parameter(torch.randn(3, 2, dtype=torch.complex64))
+            self.bias = torch.nn.Parameter(torch.randn(2))
+
+    net = Complex()
+    cases["complex"] = run(net, rmsprop(net.parameters(), **SETTINGS))
+    net = model().bfloat16()
+    cases["bfloat16"] = run(net, rmsprop(net.parameters(), **SETTINGS))
+    net = model().double()
+    torch.set_default_dtype(torch.float64)
+    cases["float64"] = run(net, rmsprop(net.parameters(), **SETTINGS))
+    torch.set_default_dtype(torch.float32)
+    return {**cases, **wholes()}, ("torch", "safetensors", "lightning", "accelerate")
+
+
+def own_names(net):
+    return [name for name, _ in net.named_parameters()]
+
+
+def steps_apart(net, optimizer, frozen):
+    """A layer that was thawed in the middle: it has made fewer steps than the others."""
+    run(net, optimizer, still=frozen, still_later=[])
+    return run(net, optimizer)  # on the same targets once more
+
+
+def wholes():
+    """The whole checkpoints of Lightning and accelerate."""
+    import lightning
+    import torch
+    from accelerate import Accelerator
+
+    cases = {}
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = model()
+
+        def training_step(self, batch, index):
+            from real_checkpoints import scale, target
+
+            step = int(batch)
+            terms = [
+                scale(n)
+                / 2
+                * (p - torch.from_numpy(target(n, tuple(p.shape), step))).square().sum()
+                for n, p in self.named_parameters()
+            ]
+            return torch.stack(terms).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.RMSprop(self.parameters(), **SETTINGS)
+
+    with tempfile.TemporaryDirectory() as folder:
+        module = Module()
+        data = torch.utils.data.DataLoader(torch.arange(2 * STEPS), batch_size=1)
+        trainer = lambda steps: lightning.Trainer(
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+            default_root_dir=folder,
+        )
+        runs = {}
+        for steps in (STEPS, 2 * STEPS):
+            module = Module()
+            fitting = trainer(steps)
+            fitting.fit(module, data)
+            fitting.save_checkpoint(f"{folder}/{steps}.ckpt")
+            runs[steps] = torch.load(f"{folder}/{steps}.ckpt", weights_only=True)
+        keep = lambda c: plain(
+            {
+                k: c[k]
+                for k in (
+                    "state_dict",
+                    "optimizer_states",
+                    "global_step",
+                    "pytorch-lightning_version",
+                    "epoch",
+                    "loops",
+                    "lr_schedulers",
+                )
+            }
+        )
+        cases["lightning"] = {
+            "checkpoint": keep(runs[STEPS]),
+            "weights": plain(dict(runs[STEPS]["state_dict"])),
+            "later": keep(runs[2 * STEPS]),
+            "final": plain(dict(runs[2 * STEPS]["state_dict"])),
+            "still": [],
+        }
+
+        accelerator = Accelerator(cpu=True)
+        net = model()
+        net, optimizer = accelerator.prepare(net, torch.optim.RMSprop(net.parameters(), **SETTINGS))
+
+        def save():
+            accelerator.save_state(f"{folder}/accelerate")
+            return torch.load(f"{folder}/accelerate/optimizer.bin", weights_only=True)
+
+        cases["accelerate"] = run(net, optimizer, save=save)
+    return cases
+
+
+def import_timm():
+    """timm's optimizers and schedulers: its models want torchvision, which has no CPU build."""
+
+    class Stub(types.ModuleType):
+        __path__ = ()
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Constant(name, (), {})
+
+    class Constant(type):
+        def __getattr__(cls, name):
+            return name
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == "torchvision":
+                from importlib.machinery import ModuleSpec
+
+                return ModuleSpec(name, self, is_package=True)
+            return None
+
+        def create_module(self, spec):
+            return Stub(spec.name)
+
+        def exec_module(self, module):
+            pass
+
+    sys.meta_path.insert(0, Finder())
+    import timm.optim
+    import timm.scheduler
+
+    return timm
+
+
+def timm():
+    """timm's RMSpropTF, as its factory makes it."""
+    timm = import_timm()
+    make = timm.optim.create_optimizer_v2
+    cases = {}
+    net = model()
+    cases["default_groups"] = run(
+        net, make(net, "rmsproptf", lr=0.03, weight_decay=0.125, momentum=0.75)
+    )
+    net = model()
+    cases["one_group"] = run(
+        net, make(list(net.parameters()), "rmsproptf", lr=0.03, momentum=0.75, centered=True)
+    )
+    net = model()
+    cases["cautious"] = run(
+        net,
+        make(
+            net,
+            "rmsproptf",
+            lr=0.03,
+            weight_decay=0.125,
+            momentum=0.75,
+            caution=True,
+            decoupled_decay=True,
+            corrected_weight_decay=True,
+        ),
+    )
+    net = model()
+    optimizer = make(net, "rmsproptf", lr=0.03, weight_decay=0.125, momentum=0.75)
+    scheduler = timm.scheduler.CosineLRScheduler(
+        optimizer, 20, warmup_t=3, warmup_lr_init=1e-3, t_in_epochs=False
+    )
+    cases["cosine"] = run(net, optimizer, each=lambda step: scheduler.step_update(step))
+    net = model()
+    groups = [
+        {"params": list(net[0].parameters()), "lr_scale": 0.5},
+        {"params": [p for layer in net[1:] for p in layer.parameters()], "lr_scale": 1.0},
+    ]
+    optimizer = make(groups, "rmsproptf", lr=0.03, momentum=0.75)
+    scheduler = timm.scheduler.CosineLRScheduler(optimizer, 20, t_in_epochs=False)
+    cases["lr_scale"] = run(net, optimizer, each=lambda step: scheduler.step_update(step))
+    net = model()
+    cases["lookahead"] = run(net, make(net, "lookahead_rmsproptf", lr=0.03, momentum=0.75))
+    return cases, ("timm", "torch")
+
+
+# Stable-Baselines3 and bitsandbytes
+
+
+def stable_baselines3():
+    """`A2C.save`'s zip file, read as its documentation says, with each optimizer."""
+    import io
+    import zipfile
+
+    import gymnasium
+    import torch
+    from stable_baselines3 import A2C, PPO
+    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+    class Env(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(3, np.float32), 0.0, True, False, {}
+
+    def policy(optimizer_class=None, **kwargs):
+        return {
+            "net_arch": [4],
+            **({} if optimizer_class is None else {"optimizer_class": optimizer_class}),
+            **({"optimizer_kwargs": kwargs} if kwargs else {}),
+        }
+
+    agents = {
+        "a2c": lambda: A2C("MlpPolicy", Env(), seed=0, policy_kwargs=policy()),
+        "a2c_tf_like": lambda: A2C(
+            "MlpPolicy", Env(), seed=0, policy_kwargs=policy(RMSpropTFLike, eps=1e-5)
+        ),
+        "tf_like_momentum": lambda: A2C(
+            "MlpPolicy",
+            Env(),
+            seed=0,
+            policy_kwargs=policy(
+                RMSpropTFLike, alpha=0.875, eps=1e-3, momentum=0.75, centered=True
+            ),
+        ),
+        "tf_like_weight_decay": lambda: A2C(
+            "MlpPolicy", Env(), seed=0, policy_kwargs=policy(RMSpropTFLike, weight_decay=0.125)
+        ),
+        "ppo": lambda: PPO(
+            "MlpPolicy",
+            Env(),
+            seed=0,
+            n_steps=8,
+            batch_size=8,
+            policy_kwargs=policy(torch.optim.RMSprop, momentum=0.75),
+        ),
+    }
+    cases = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def save(agent):
+            agent.save(f"{folder}/agent.zip")
+            with zipfile.ZipFile(f"{folder}/agent.zip") as file:
+                return torch.load(io.BytesIO(file.read("policy.optimizer.pth")), weights_only=True)
+
+        for kind, make in agents.items():
+            agent = make()
+            net, optimizer = agent.policy, agent.policy.optimizer
+            cases[kind] = run(net, optimizer, save=lambda agent=agent: save(agent))
+    return cases, ("stable_baselines3", "torch")
+
+
+def bitsandbytes():
+    """Its RMSprop in 32 and 8 bits; arrays under 4,096 elements are kept in 32 bits by default."""
+    import bitsandbytes as bnb
+    import torch
+
+    def net():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(24, 12), torch.nn.Linear(12, 2))
+
+    cases = {}
+    small = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "weight_decay": 0.125}
+    for kind, make in {
+        "32bit": lambda p: bnb.optim.RMSprop32bit(p, **small),
+        "8bit": lambda p: bnb.optim.RMSprop8bit(p, min_8bit_size=16, **small),
+        "8bit_and_32bit": lambda p: bnb.optim.RMSprop8bit(p, min_8bit_size=128, **small),
+        "plain": lambda p: bnb.optim.RMSprop(p, lr=0.01),
+    }.items():
+        module = net()
+        cases[kind] = run(module, make(module.parameters()))
+    return cases, ("bitsandbytes", "torch")
+
+
+# Keras and TensorFlow
+
+
+def keras_net(keras, layers=2, width=4):
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((3,)), *(keras.layers.Dense(width) for _ in range(layers))])
+    return net
+
+
+def targets(net, step, scale=1.0, name=lambda v: v.path, trainable=None):
+    """The gradients of a model's variables."""
+    variables = net.trainable_variables if trainable is None else trainable
+    return [scale * gradient(name(v), np.array(v), step) for v in variables]
+
+
+def keras():
+    """Keras 3 in files and in memory. (`bfloat16` and others are as for mixed_float16.)"""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import h5py
+    import keras
+    import tensorflow as tf
+
+    settings = {"rho": 0.875, "momentum": 0.75, "epsilon": 1e-3, "centered": True}
+    cases = {}
+
+    def state(optimizer):
+        return {v.path: np.array(v) for v in optimizer.variables}
+
+    def in_file(net, path):
+        """Weights and optimizer, as h5py lists them."""
+        net.save_weights(path) if path.endswith(".weights.h5") else net.save(path)
+        with h5py.File(path) as file:
+            found = {}
+            file.visititems(lambda k, x: found.update({k: x[()]}) if hasattr(x, "shape") else None)
+        return found
+
+    def train(optimizer, net, start, variables=None, factor=lambda: 1.0):
+        variables = net.trainable_variables if variables is None else variables
+        for step in range(start, start + STEPS):
+            grads = targets(net, step, trainable=variables)
+            optimizer.apply([tf.constant(g * factor()) for g in grads], variables)
+
+    def case(net, optimizer, save, factor=lambda: 1.0, **more):
+        optimizer.build(net.trainable_variables)
+        train(optimizer, net, 0, factor=factor)
+        weights = lambda: {v.path: np.array(v) for v in net.trainable_variables}
+        checkpoint, before = save(), weights()
+        train(optimizer, net, STEPS, factor=factor)
+        return {
+            "checkpoint": checkpoint,
+            "weights": before,
+            "later": save(),
+            "final": weights(),
+            "still": [],
+            "config": json.loads(json.dumps(optimizer.get_config(), default=float)),
+            **more,
+        }
+
+    def make(net=None, **options):
+        net = net or keras_net(keras)
+        return net, keras.optimizers.RMSprop(0.03, **settings, **options)
+
+    net, optimizer = make()
+    cases["by_path"] = case(net, optimizer, lambda: state(optimizer))
+    net, optimizer = make(weight_decay=0.125, clipnorm=0.5)
+    cases["weight_decay_clipnorm"] = case(net, optimizer, lambda: state(optimizer))
+    net = keras_net(keras)
+    rate = keras.optimizers.schedules.ExponentialDecay(0.03, 1, 0.9)
+    optimizer = keras.optimizers.RMSprop(rate, **settings)
+    cases["schedule"] = case(net, optimizer, lambda: state(optimizer))
+    with tempfile.TemporaryDirectory() as folder:
+        net, optimizer = make(keras_net(keras, 12, 3))
+        net.compile(optimizer, "mse")
+        cases["weights_h5"] = case(
+            net, optimizer, lambda: in_file(net, f"{folder}/model.weights.h5")
+        )
+        net, optimizer = make()
+        net.compile(optimizer, "mse")
+
+        def archive():
+            import zipfile
+
+            net.save(f"{folder}/model.keras")
+            with zipfile.ZipFile(f"{folder}/model.keras") as file:
+                file.extract("model.weights.h5", folder)
+            with h5py.File(f"{folder}/model.weights.h5") as file:
+                return {k: x[()] for k, x in file["optimizer/vars"].items()}
+
+        cases["keras_archive"] = case(net, optimizer, archive)
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        net, inner = make()
+        keras.mixed_precision.set_global_policy("float32")
+        optimizer = keras.optimizers.LossScaleOptimizer(inner)
+        factor = lambda: float(optimizer.dynamic_scale)
+        cases["mixed_float16"] = case(net, optimizer, lambda: state(optimizer), factor)
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        net, inner = make()
+        keras.mixed_precision.set_global_policy("float32")
+        optimizer = keras.optimizers.LossScaleOptimizer(inner)
+        net.compile(optimizer, "mse")
+        cases["mixed_float16_h5"] = case(
+            net, optimizer, lambda: in_file(net, f"{folder}/mixed.weights.h5"), factor
+        )
+    net, optimizer = make(use_ema=True)
+    cases["ema"] = case(net, optimizer, lambda: state(optimizer))
+    net, optimizer = make(gradient_accumulation_steps=2)
+    cases["accumulation"] = case(net, optimizer, lambda: state(optimizer))
+    net, optimizer = make()
+    net.layers[0].trainable = False
+    cases["frozen"] = case(net, optimizer, lambda: state(optimizer))
+    return cases, ("keras", "tensorflow-cpu", "h5py")
+
+
+def tensorflow():
+    """TensorFlow 1's own optimizer and tf_keras's two, in their own files."""
+    import tensorflow as tf
+    import tf_keras
+
+    settings = {"rho": 0.875, "momentum": 0.75, "epsilon": 1e-3, "centered": True}
+    first = {"decay": 0.875, "epsilon": 1e-3}
+    cases = {}
+
+    def read(path):
+        reader = tf.train.load_checkpoint(path)
+        arrays = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+        return {n: x for n, x in arrays.items() if isinstance(x, np.ndarray | np.generic | int)}
+
+    def tf1(kind, scope=None, two=False, **kwargs):
+        with tf.Graph().as_default(), tempfile.TemporaryDirectory() as folder:
+            v1 = tf.compat.v1
+            random = np.random.default_rng(0)
+            shapes = {"net/hidden/kernel": (3, 4), "net/hidden/bias": (4,)}
+            if two:
+                shapes |= {"critic/kernel": (3, 2), "critic/bias": (2,)}
+            variables = {
+                n: v1.get_variable(n, initializer=random.standard_normal(s).astype(np.float32))
+                for n, s in shapes.items()
+            }
+            fed = {n: v1.placeholder(tf.float32, s) for n, s in shapes.items()}
+            optimizers = [(v1.train.RMSPropOptimizer(0.03, **first, **kwargs), "net/")]
+            if two:
+                second = v1.train.RMSPropOptimizer(0.01, name="Critic", **first, **kwargs)
+                optimizers.append((second, "critic/"))
+            step = v1.train.get_or_create_global_step()
+
+            def build():
+                return [
+                    o.apply_gradients(
+                        [(fed[n], v) for n, v in variables.items() if n.startswith(prefix)],
+                        global_step=step if i == 0 else None,
+                    )
+                    for i, (o, prefix) in enumerate(optimizers)
+                ]
+
+            if scope:
+                with v1.variable_scope(scope):
+                    update = build()
+            else:
+                update = build()
+            saver = v1.train.Saver()
+            with v1.Session() as session:
+                session.run(v1.global_variables_initializer())
+
+                def train(start):
+                    for t in range(start, start + STEPS):
+                        now = session.run(variables)
+                        session.run(update, {fed[n]: gradient(n, x, t) for n, x in now.items()})
+                    return read(saver.save(session, f"{folder}/model")), session.run(variables)
+
+                (checkpoint, weights), (later, final) = train(0), train(STEPS)
+        cases[kind] = {
+            "checkpoint": checkpoint,
+            "weights": weights,
+            "later": later,
+            "final": final,
+            "still": [],
+            "settings": {"learning_rate": 0.03, **first, **kwargs},
+        }
+
+    tf1("saver", momentum=0.0)
+    tf1("saver_momentum", momentum=0.75)
+    tf1("saver_centered", momentum=0.75, centered=True)
+    tf1("saver_scope", scope="train", momentum=0.75, centered=True)
+    tf1("saver_two_optimizers", two=True, momentum=0.75)
+
+    def eager(net, optimizer, apply, save, settings, name, between=None):
+        def train(start):
+            for t in range(start, start + STEPS):
+                gs = targets(net, t, name=name)
+                apply(
+                    [(tf.constant(g), v) for g, v in zip(gs, net.trainable_variables, strict=True)]
+                )
+
+        weights = lambda: {name(v): np.array(v) for v in net.trainable_variables}
+        train(0)
+        if between:
+            between()
+        checkpoint, before = save(), weights()
+        train(STEPS)
+        return {
+            "checkpoint": checkpoint,
+            "weights": before,
+            "later": save(),
+            "final": weights(),
+            "still": [],
+            "settings": settings,
+        }
+
+    def net():
+        tf_keras.backend.clear_session()
+        tf_keras.utils.set_random_seed(0)
+        return tf_keras.Sequential(
+            [
+                tf_keras.Input((3,)),
+                tf_keras.layers.Dense(4, name="hidden"),
+                tf_keras.layers.Dense(2, name="out"),
+            ]
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def object_checkpoint(kind, model, optimizer, settings):
+            writer = tf.train.Checkpoint(model=model, optimizer=optimizer)
+            save = lambda: read(writer.write(f"{folder}/{kind}"))
+            cases[kind] = eager(
+                model,
+                optimizer,
+                optimizer.apply_gradients,
+                save,
+                settings,
+                name=lambda v: v.name,
+            )
+            saved = cases[kind]["checkpoint"]
+            weights = cases[kind]["weights"]
+            suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+            key_of = {}
+            for n, x in weights.items():
+                same = [
+                    k.removesuffix(suffix)
+                    for k, y in saved.items()
+                    if k.startswith("model/")
+                    and "OPTIMIZER_SLOT" not in k
+                    and np.array_equal(x, y)
+                    and "variables/" not in k
+                ]
+                key_of[n] = same[0]
+            cases[kind]["keys"] = key_of
+
+        model = net()
+        tf1_settings = {"learning_rate": 0.03, **first, "momentum": 0.75, "centered": True}
+        object_checkpoint(
+            "object_tensorflow1",
+            model,
+            tf.compat.v1.train.RMSPropOptimizer(**tf1_settings),
+            tf1_settings,
+        )
+        model = net()
+        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+        object_checkpoint("object_legacy", model, optimizer, optimizer_config(optimizer))
+        model = net()
+        optimizer = tf_keras.optimizers.RMSprop(0.03, **settings)
+        optimizer.build(model.trainable_variables)
+        object_checkpoint("object_tf_keras", model, optimizer, optimizer_config(optimizer))
+
+        # tf_keras in memory, which `interop.keras` reads
+        by_name = lambda o: {v.name: np.array(v) for v in o.variables()}
+        model = net()
+        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+        cases["legacy"] = eager(
+            model,
+            optimizer,
+            optimizer.apply_gradients,
+            lambda: by_name(optimizer),
+            optimizer_config(optimizer),
+            lambda v: v.name,
+        )
+        model.compile(optimizer, "mse")
+        model.save(f"{folder}/legacy.h5")
+        model = tf_keras.models.load_model(f"{folder}/legacy.h5")
+        optimizer = model.optimizer
+        cases["legacy_loaded"] = eager(
+            model,
+            optimizer,
+            optimizer.apply_gradients,
+            lambda: by_name(optimizer),
+            optimizer_config(optimizer),
+            lambda v: v.name,
+        )
+        model, old = net(), net()
+        trained = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+        trained.apply_gradients(
+            [
+                (tf.constant(g), v)
+                for g, v in zip(
+                    targets(old, 0, name=lambda v: v.name), old.trainable_variables, strict=True
+                )
+            ]
+        )
+        path = tf.train.Checkpoint(model=old, optimizer=trained).write(f"{folder}/restored")
+        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+        tf.train.Checkpoint(model=model, optimizer=optimizer).read(path)
+        cases["legacy_restored"] = eager(
+            model,
+            optimizer,
+            optimizer.apply_gradients,
+            lambda: by_name(optimizer),
+            optimizer_config(optimizer),
+            lambda v: v.name,
+        )
+        model = net()
+        optimizer = tf_keras.optimizers.RMSprop(0.03, **settings)
+        optimizer.build(model.trainable_variables)
+        cases["tf_keras"] = eager(
+            model,
+            optimizer,
+            optimizer.apply_gradients,
+            lambda: {v.name: np.array(v) for v in optimizer.variables},
+            optimizer_config(optimizer),
+            lambda v: v.name,
+        )
+    return cases, ("tensorflow-cpu", "tf_keras")
+
+
+def optimizer_config(optimizer):
+    return json.loads(json.dumps(optimizer.get_config(), default=float))
+
+
+def files():
+    """One real file of each kind, for `rmsprop-jax inspect`."""
+    import shutil
+
+    import tensorflow as tf
+    import tf_keras
+    import torch
+    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+    folder = Path(__file__).parent / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    net = model()
+    optimizer = torch.optim.RMSprop(net.named_parameters(), weight_decay=0.125, **SETTINGS)
+    for step in range(STEPS):
+        set_gradients(net, step)
+        optimizer.step()
+    both = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(both, folder / "pytorch.pt")
+
+    import gymnasium
+    from stable_baselines3 import A2C
+
+    class Env(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+    agent = A2C(
+        "MlpPolicy", Env(), policy_kwargs={"net_arch": [4], "optimizer_class": RMSpropTFLike}
+    )
+    for step in range(STEPS):
+        set_gradients(agent.policy, step)
+        agent.policy.optimizer.step()
+    agent.save(folder / "stable_baselines3.zip")
+
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    net = keras_net(keras)
+    net.compile(keras.optimizers.RMSprop(0.03, momentum=0.75, centered=True), "mse")
+    for step in range(STEPS):
+        net.optimizer.apply([tf.constant(g) for g in targets(net, step)], net.trainable_variables)
+    net.save(folder / "keras.keras")
+    net.save_weights(folder / "keras.weights.h5")
+
+    legacy = tf_keras.Sequential([tf_keras.Input((3,)), tf_keras.layers.Dense(4)])
+    optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, momentum=0.75)
+    for step in range(STEPS):
+        gs = targets(legacy, step, name=lambda v: v.name)
+        pairs = zip([tf.constant(g) for g in gs], legacy.trainable_variables, strict=True)
+        optimizer.apply_gradients(pairs)
+    tf.train.Checkpoint(model=legacy, optimizer=optimizer).write(str(folder / "tf_keras_legacy"))
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        w = v1.get_variable("w", initializer=np.ones(3, np.float32))
+        v1.train.get_or_create_global_step()
+        rate = v1.train.RMSPropOptimizer(0.03, momentum=0.75, centered=True)
+        update = rate.apply_gradients([(2 * w, w)], global_step=v1.train.get_global_step())
+        session.run(v1.global_variables_initializer())
+        session.run(update)
+        v1.train.Saver().save(session, str(folder / "tensorflow1"), write_meta_graph=False)
+    (folder / "checkpoint").unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        print(path.name, path.stat().st_size)
+
+
+FAMILIES = {
+    f.__name__: f for f in (pytorch, timm, stable_baselines3, bitsandbytes, keras, tensorflow)
+}
+
+
+def record(name):
+    cases, distributions = FAMILIES[name]()
+    about = {
+        "versions": {
+            **{d: importlib.metadata.version(d) for d in distributions},
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "date": date.today().isoformat(),
+    }
+    path = Path(__file__).parent / f"{name}.json.gz"
+    text = json.dumps(encode({"about": about, "cases": cases}))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    print(f"{path.name}: {len(cases)} kinds, {path.stat().st_size} bytes: {', '.join(cases)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Record the checkpoints of real packages.")
+    parser.add_argument("family", nargs="+", choices=[*FAMILIES, "files"])
+    for family in parser.parse_args().family:
+        files() if family == "files" else record(family)

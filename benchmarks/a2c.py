@@ -28,7 +28,7 @@ from rmsprop_jax.examples import a2c
 WINDOW = 10_000  # steps
 
 
-class Episodes(BaseCallback):
+class Episodes(BaseCallback):  # pyright: ignore[reportUntypedBaseClass]
     """Notes how many steps had been made when an episode ended, and what it had earned."""
 
     def __init__(self):  # noqa: D107

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -315,7 +316,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reports.Path, "replace", full)
+    monkeypatch.setattr(pathlib.Path, "replace", full)
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         reports.write(path, b"new")
     assert path.read_text() == "old"

@@ -51,7 +51,9 @@ def _variants(dialect: Callable[..., Any]) -> list[optax.GradientTransformation]
     numbers = {k: v for k, v in all_parts.items() if k in parameters}
     turns = [{}, {"momentum": 0}] if "momentum" in parameters else [{}]
     turns += [{k: not p.default} for k, p in parameters.items() if isinstance(p.default, bool)]
-    turns = [turn for turn in turns if not turn.keys() & {"use_ema", "is_legacy_optimizer"}]  # refused
+    turns = [
+        turn for turn in turns if not turn.keys() & {"use_ema", "is_legacy_optimizer"}
+    ]  # refused
     return [dialect(**{**numbers, **turn}) for turn in turns]
 
 

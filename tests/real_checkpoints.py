@@ -16,13 +16,17 @@ import base64
 import functools
 import gzip
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "recorded" / "checkpoints"
+FOLDER = Path(
+    os.environ.get("RECORDED_CHECKPOINTS", Path(__file__).parent / "recorded" / "checkpoints")
+)
+"""Where they are; somewhere else if they were recorded anew, as .ci/nightly does."""
 STEPS = 6
 """Updates before a checkpoint, and again as many after it."""
 

@@ -34,7 +34,6 @@ def burn(
     1. It has momentum unless you say momentum=0, and alpha = 0.99 and epsilon = 1e-5.
     2. learning_rate has no default: burn is given it with each step.
 
-
     Args:
       learning_rate: 0 or more; or a schedule. It multiplies the buffer as it stands.
       alpha: rate of the average of squares, in [0, 1).

@@ -55,7 +55,6 @@ def pytorch(
     3. The real and imaginary parts of a complex parameter are averaged and divided as two real
        parameters. PyTorch's gradient of a complex parameter is the conjugate of `jax.grad`'s.
 
-
     Args:
       lr: 0 or more; or a schedule. It multiplies the buffer as it stands.
       alpha: rate of the average of squares, in [0, 1).

@@ -32,7 +32,6 @@ def sonnet(
     2. The learning rate is inside the momentum.
     3. learning_rate has no default, and that of epsilon is 1e-10.
 
-
     Args:
       learning_rate: 0 or more; or a schedule.
       decay: rate of the average of squares, in [0, 1).

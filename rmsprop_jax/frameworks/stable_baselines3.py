@@ -34,7 +34,6 @@ def stable_baselines3(
        the buffer, unlike in TensorFlow.
     2. The defaults are lr = 1e-2 and alpha = 0.99. (A2C passes lr = 7e-4 and eps = 1e-5.)
 
-
     Args:
       lr: 0 or more; or a schedule. It multiplies the buffer as it stands.
       alpha: rate of the average of squares, in [0, 1).

@@ -48,7 +48,6 @@ def tensorflow1(
     3. The learning rate is inside the momentum.
     4. learning_rate has no default, and that of epsilon is 1e-10.
 
-
     Args:
       learning_rate: 0 or more; or a schedule.
       decay: rate of the average of squares, in [0, 1).

@@ -56,7 +56,6 @@ def tf_keras_legacy(
     3. The learning rate is inside the momentum.
     4. It clips gradients and has an inverse-time decay of the learning rate.
 
-
     Args:
       learning_rate: 0 or more; or a schedule, which unlike a callable of Keras is given the number
         of updates made.

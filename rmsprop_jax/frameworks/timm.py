@@ -57,7 +57,6 @@ def timm(
     3. The weight decay may be decoupled, and caution is of its own.
     4. The defaults are lr = 1e-2 and eps = 1e-10.
 
-
     Args:
       lr: 0 or more; or a schedule.
       alpha: rate of the average of squares, in [0, 1).

@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from real_checkpoints import STEPS, encode, gradient
+from real_checkpoints import FOLDER, STEPS, encode, gradient
 
 SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
 
@@ -903,7 +903,7 @@ def files():
     import torch
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-    folder = Path(__file__).parent / "files"
+    folder = FOLDER / "files"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     net = model()
@@ -975,7 +975,7 @@ def record(name):
         },
         "date": date.today().isoformat(),
     }
-    path = Path(__file__).parent / f"{name}.json.gz"
+    path = FOLDER / f"{name}.json.gz"
     text = json.dumps(encode({"about": about, "cases": cases}))
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
     print(f"{path.name}: {len(cases)} kinds, {path.stat().st_size} bytes: {', '.join(cases)}")

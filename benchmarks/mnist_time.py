@@ -83,7 +83,7 @@ def main():
     if args.data_dir:
         env["MNIST_DIR"] = args.data_dir
     epochs = str(args.epochs)
-    ours = [sys.executable, "-m", "rmsprop_jax.examples.mnist", "--dataset", "mnist"]
+    ours = [sys.executable, "-m", "rmsprop_jax.cli", "mnist", "--dataset", "mnist"]
     commands = {
         "rmsprop_jax": [*ours, "--epochs", epochs],
         "PyTorch": [sys.executable, "-c", PYTORCH, epochs, str(LOADER)],

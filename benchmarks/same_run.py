@@ -19,7 +19,7 @@ from measure import save, setting, table
 
 from rmsprop_jax import dialects
 from rmsprop_jax.examples.data import load
-from rmsprop_jax.examples.mnist import batches
+from rmsprop_jax.trainer.training import batches
 
 OURS = dialects.pytorch(lr=1e-3)
 OTHERS = {

@@ -4,7 +4,7 @@
 
 Both train for one epoch in batches of 64 and test, in this process and after compilation: the sweep
 with all settings at once, as `rmsprop-jax sweep` does; the single runs one after the other, each by
-one call of the jitted `mnist.train_epoch` and one of `mnist.count_correct`, as `rmsprop-jax mnist`.
+one call of the jitted `training.train_epoch` and one of `count_correct`, as the trainer's.
 The settings have different learning rates, decays and eps, and the same seed. Sweep and single runs
 take turns, round after round. Medians and minima; and the largest difference of their
 losses. Files are found as by the example: --data-dir, MNIST_DIR, or its cache.
@@ -19,19 +19,19 @@ import numpy as np
 from measure import setting, table
 
 from rmsprop_jax import rmsprop
-from rmsprop_jax.examples import many, mnist, sweep
 from rmsprop_jax.examples.data import load
+from rmsprop_jax.trainer import models, options, sweep, training
 
 
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--settings", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", choices=mnist.MODELS, default="linear")
+    parser.add_argument("--model", choices=models.MODELS, default="linear")
     parser.add_argument("--data-dir")
     args = parser.parse_args()
 
-    run = mnist.Config(model=args.model)
+    run = options.Config(model=args.model)
     data = load("mnist", args.data_dir)
     i = np.arange(args.settings)
     settings = np.stack(
@@ -43,7 +43,7 @@ def main():
         ],
         axis=1,
     ).astype(np.float32)
-    rows = jax.device_put(mnist.shuffled(run, 1, len(data.train_labels)))
+    rows = jax.device_put(training.shuffled(run, 1, len(data.train_labels)))
 
     device = jax.devices()[:1]
     mesh = jax.sharding.Mesh(np.array(device), ("settings",))
@@ -57,10 +57,10 @@ def main():
         return time.perf_counter() - began, np.asarray(losses), correct
 
     train_set = jax.device_put((data.train_images, data.train_labels))
-    test_rows = mnist.batches(np.arange(len(data.test_labels)), 1000)
+    test_rows = training.batches(np.arange(len(data.test_labels)), 1000)
     test_set = jax.device_put((data.test_images, data.test_labels, test_rows))
     key = jax.random.key(run.seed)
-    begin = lambda: many.start(run.model, data.train_images.shape[1:], rmsprop(), run.seed)
+    begin = lambda: training.start(run.model, data.train_images.shape[1:], rmsprop(), run.seed)
     graphdef, _ = jax.eval_shape(begin)
     start = jax.jit(lambda: begin()[1])
 
@@ -68,7 +68,7 @@ def main():
     def train(state, setting, images, labels, rows):
         learning_rate, decay, eps, _ = setting
         tx = rmsprop(learning_rate, decay, eps)
-        return mnist.train_epoch(graphdef, tx, key, state, images, labels, rows)
+        return training.train_epoch(graphdef, tx, key, state, images, labels, rows)
 
     def one_by_one():
         seconds, losses, correct = 0.0, [], []
@@ -76,7 +76,7 @@ def main():
             state = jax.block_until_ready(start())
             began = time.perf_counter()
             state, loss = train(state, values, *train_set, rows)
-            correct.append(int(mnist.count_correct(graphdef, state, *test_set)))
+            correct.append(int(training.count_correct(graphdef, state, *test_set)))
             losses.append(float(loss))
             seconds += time.perf_counter() - began
         return seconds, np.array(losses), np.array(correct)

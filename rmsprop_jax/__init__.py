@@ -1,10 +1,14 @@
 """Every framework's RMSProp for JAX, as plain Optax gradient transformations."""
 
-from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
-from rmsprop_jax.eps import convert_eps
-from rmsprop_jax.explain import explain
-from rmsprop_jax.optimizer import rmsprop
-from rmsprop_jax.transform import RmsState, scale_by_rms
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
+    from rmsprop_jax.eps import convert_eps
+    from rmsprop_jax.explanation import explain
+    from rmsprop_jax.optimizer import rmsprop
+    from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = [
     "RmsState",
@@ -21,3 +25,25 @@ __all__ = [
     "weights",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "RmsState": "transform",
+    "convert_eps": "eps",
+    "explain": "explanation",
+    "rmsprop": "optimizer",
+    "scale_by_rms": "transform",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: the command needs little of it, and can be interrupted early."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    value = getattr(module, name) if name in _HOMES else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -132,9 +132,7 @@ def _names(entries: list[Any]) -> set[str]:
     return {key.partition("/")[2] for key in keys}
 
 
-def _entries(
-    tree: Any, names: Collection[str] = ()
-) -> list[tuple[str, list[str], Any]]:
+def _entries(tree: Any, names: Collection[str] = ()) -> list[tuple[str, list[str], Any]]:
     """All arrays of a state with a name for what they are and the path of what they are in.
 
     Accumulators are named by the parameter, wherever in the state they are. The field of a named

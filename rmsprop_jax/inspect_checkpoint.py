@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rmsprop_jax import dialects
-from rmsprop_jax.explain import explain
+from rmsprop_jax.explanation import explain
 from rmsprop_jax.frameworks import arrays, state_dicts
 from rmsprop_jax.frameworks import pytorch as torch_files
 

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rmsprop_jax import RmsState, dialects, rmsprop, scale_by_rms, storage
 from rmsprop_jax.interop import restore
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "interop" / "golden"
 SCHEDULE = optax.linear_schedule(0.1, 0.0, 100)
 PARAMS = {
     "linear/~/mlp": {"w": jnp.ones((2, 3)), "nu": jnp.ones(2)},

@@ -1,12 +1,14 @@
 """Clipping, alone and in front of the average."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from rmsprop_jax import clipping, dialects, recipes
+from rmsprop_jax import clipping, dialects, recipes, rmsprop
 
 NORMS = {
     "leaf": clipping.clip_by_leaf_norm,
@@ -79,3 +81,21 @@ def test_keras_clips_arrays_of_any_sharding(clipping):
         assert jax.typeof(updates).sharding == jax.typeof(w).sharding
     plain = jnp.arange(32.0).reshape(8, 4)
     np.testing.assert_allclose(updates, tx.update(plain, tx.init(plain))[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.97])
+def test_how_long_a_spike_holds_a_parameter(decay):
+    """The README's 86 / (1 - decay) steps, and that clipping spares them."""
+    tx = rmsprop(1.0, decay)
+    g = jnp.ones(1)
+
+    def after(tx, steps):
+        _, state = tx.update(jnp.full(1, jnp.inf), tx.init(g))
+        state = jax.lax.fori_loop(0, steps, lambda _, state: tx.update(g, state)[1], state)
+        return float(-tx.update(g, state)[0][0])
+
+    held = math.ceil(86 / (1 - decay))
+    assert after(tx, held) > 0.5
+    assert after(tx, held // 2) < 1e-5
+    clipped = optax.chain(clipping.clip_by_global_norm(1.0), tx)
+    assert after(clipped, math.ceil(5 / (1 - decay))) > 0.5

@@ -170,3 +170,44 @@ def test_shard_map():
         strict=True,
     ):
         np.testing.assert_array_equal(new, expected)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_scalars_lie_on_all_devices_of_the_parameters(jit):
+    """As a jitted init has them; on no other than a single one that the parameters are put on."""
+    mesh = make_mesh(jax.sharding.AxisType.Auto, 4, 2)
+    params = parameters(mesh, "FSDP")
+    tx = rmsprop(optax.linear_schedule(0.1, 0.0, 9), momentum=0.5)
+    state = (jax.jit(tx.init) if jit else tx.init)(params)
+    scalars = [x for x in jax.tree.leaves(state) if x.dtype == jnp.int32]
+    assert len(scalars) == 2
+    for x in scalars:
+        assert x.sharding.is_fully_replicated
+        assert x.sharding.device_set == set(mesh.devices.flat)
+    last = jax.device_put(jnp.ones(3), jax.devices()[-1])
+    assert rmsprop().init(last)[0].count.devices() == {jax.devices()[-1]}
+    assert not rmsprop().init(jnp.ones(3))[0].count.committed
+
+
+def test_orbax_restores_into_an_init_of_sharded_parameters(tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint")
+    mesh = make_mesh(jax.sharding.AxisType.Auto, 4, 2)
+    params, tx = parameters(mesh, "FSDP"), rmsprop(lambda count: 0.1, centered=True, momentum=0.5)
+    step = jax.jit(lambda params, state: tx.update(params, state, params))
+    _, state = step(params, tx.init(params))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", tx.init(params))
+    assert_lies_like(restored, params)
+    jax.tree.map(np.testing.assert_array_equal, step(params, restored), step(params, state))
+
+
+def test_one_complex_array_does_not_untie_the_others():
+    mesh = make_mesh(jax.sharding.AxisType.Auto, 8, 1)
+    split = jax.NamedSharding(mesh, jax.P("data"))
+    params = {"real": jnp.ones((8, 4)), "complex": jnp.ones((8, 4), jnp.complex64)}
+    params = jax.device_put(params, split)
+    for tx in (rmsprop(centered=True, momentum=0.5), dialects.pytorch(momentum=0.5)):
+        for x in jax.tree.leaves(jax.jit(tx.init)(params)):
+            assert x.ndim == 0 or x.sharding.is_equivalent_to(split, 2)

@@ -1,9 +1,9 @@
 """A grid of RMSProp's hyperparameters on MNIST, trained as one compiled program.
 
-Hyperparameters can be traced, so `jax.vmap` makes of `mnist.train_epoch` a function that trains
-many settings at once. They share the order of the images: each batch is gathered once, and its
-products with the weights of all settings are one large product. Run it as `rmsprop-jax sweep`, or
-call `sweep(Config(...))`.
+Hyperparameters can be traced, so `jax.vmap` makes of `training.train_epoch` a function that
+trains many settings at once. They share the order of the images: each batch is gathered once, and
+its products with the weights of all settings are one large product. Run it as
+`rmsprop-jax sweep`, or call `sweep(Config(...))`.
 """
 
 import csv
@@ -24,15 +24,15 @@ import tyro
 from tqdm import tqdm
 
 import rmsprop_jax
-from rmsprop_jax.examples import many, mnist, runs
 from rmsprop_jax.examples.data import Dataset, load
+from rmsprop_jax.trainer import many, options, reports, training
 
 GRID = ("learning_rate", "decay", "eps", "momentum")
-AXES = mnist.State._make([None, 0, 0, 0])  # settings differ in all but the number of steps made
+AXES = training.State._make([None, 0, 0, 0])  # settings differ in all but the number of steps made
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(mnist.Task):
+class Config(options.Task):
     """Trains on MNIST with all combinations of hyperparameters at once, and prints the best.
 
     The best are those with the highest test accuracy after the last epoch. Chosen by it, they seem
@@ -53,7 +53,7 @@ class Config(mnist.Task):
     """Settings trained at once on each device; fewer where the memory doesn't hold them."""
     top: int = 10
     """Settings in the table."""
-    csv: Annotated[Path | None, mnist.default("no CSV")] = None
+    csv: Annotated[Path | None, options.default("no CSV")] = None
     """CSV file for the results of every run and epoch."""
 
 
@@ -82,8 +82,10 @@ class Programs(NamedTuple):
     """Compiled functions for a chunk: settings [size, 4], in the order of GRID, and one seed."""
 
     size: int
-    start: Callable[..., mnist.State]  # of settings and seed
-    train: Callable[..., tuple[mnist.State, jax.Array]]  # of state, settings, seed, rows; an epoch
+    start: Callable[..., training.State]  # of settings and seed
+    train: Callable[
+        ..., tuple[training.State, jax.Array]
+    ]  # of state, settings, seed, rows; an epoch
     test: Callable[..., jax.Array]  # of the state; how many images of the test set are right
     memory: int  # bytes that `train` takes on each device
 
@@ -146,7 +148,7 @@ def sweep(config: Config) -> Result:
     return Result(data.name, rows, finished)
 
 
-def fit(run: mnist.Config, data: Dataset, settings: Sequence[Any], chunk: int) -> Programs:
+def fit(run: options.Config, data: Dataset, settings: Sequence[Any], chunk: int) -> Programs:
     """Compiles for equal chunks of at most `chunk` settings per device that the memory holds."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("settings",))
     momentum = any(setting[-1] for setting in settings)
@@ -169,11 +171,11 @@ def free_memory(mesh: jax.sharding.Mesh) -> float:
 
 
 def compile_chunk(
-    run: mnist.Config, data: Dataset, momentum: bool, mesh: jax.sharding.Mesh, size: int
+    run: options.Config, data: Dataset, momentum: bool, mesh: jax.sharding.Mesh, size: int
 ) -> Programs:
     """Compiles for `size` settings, split evenly over the devices."""
     split, whole = jax.NamedSharding(mesh, jax.P("settings")), jax.NamedSharding(mesh, jax.P())
-    states = mnist.State._make([whole, split, split, split])
+    states = training.State._make([whole, split, split, split])
     image_shape = data.train_images.shape[1:]
 
     def optimizer(setting):
@@ -182,7 +184,7 @@ def compile_chunk(
         return rmsprop_jax.rmsprop(learning_rate, decay, eps, momentum=rate if momentum else None)
 
     def start(settings, seed):
-        one = lambda setting: many.start(run.model, image_shape, optimizer(setting), seed)
+        one = lambda setting: training.start(run.model, image_shape, optimizer(setting), seed)
         return jax.vmap(one, out_axes=(None, AXES))(settings)
 
     like = jax.ShapeDtypeStruct((size, len(GRID)), np.float32)
@@ -191,19 +193,19 @@ def compile_chunk(
     def train(state, settings, seed, rows, images, labels):
         def one(state, setting):
             key, tx = jax.random.key(seed), optimizer(setting)
-            return mnist.train_epoch(graphdef, tx, key, state, images, labels, rows)
+            return training.train_epoch(graphdef, tx, key, state, images, labels, rows)
 
         return jax.vmap(one, (AXES, 0), (AXES, 0))(state, settings)
 
     def test(state, images, labels, rows):
-        one = lambda state: mnist.count_correct(graphdef, state, images, labels, rows)
+        one = lambda state: training.count_correct(graphdef, state, images, labels, rows)
         return jax.vmap(one, (AXES,))(state)
 
     train_set = jax.device_put((data.train_images, data.train_labels), whole)
     # In batches of the same size as in training, testing takes no more memory.
-    test_rows = mnist.batches(np.arange(len(data.test_labels)), run.batch_size)
+    test_rows = training.batches(np.arange(len(data.test_labels)), run.batch_size)
     test_set = jax.device_put((data.test_images, data.test_labels, test_rows), whole)
-    rows = mnist.shuffled(run, 1, len(data.train_labels))
+    rows = training.shuffled(run, 1, len(data.train_labels))
     compiled_train = (
         jax.jit(
             train,
@@ -228,7 +230,7 @@ def compile_chunk(
 
 def train_chunk(
     programs: Programs,
-    run: mnist.Config,
+    run: options.Config,
     data: Dataset,
     seed: int,
     chunk: Sequence[Sequence[float]],
@@ -241,7 +243,7 @@ def train_chunk(
     state = programs.start(settings, seed)
     rows = []
     for epoch in range(1, run.epochs + 1):
-        order = mnist.shuffled(run, epoch, len(data.train_labels))
+        order = training.shuffled(run, epoch, len(data.train_labels))
         state, losses = programs.train(state, settings, seed, order)
         accuracies = np.asarray(programs.test(state)) / len(data.test_labels)
         results = zip(chunk, np.asarray(losses).tolist(), accuracies.tolist(), strict=False)
@@ -251,15 +253,13 @@ def train_chunk(
 
 
 def write(config: Config, dataset: str, rows: list[Row]) -> None:
-    """Writes the rows to the files asked for, each file in one move: never half of it."""
+    """Writes the rows to the files asked for."""
     if config.json:
-        runs.write_json(config.json, dataclasses.asdict(config), dataset, rows)
+        reports.write_json(config.json, dataclasses.asdict(config), dataset, rows)
     if config.csv:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
-        temporary = config.csv.with_name(f"{config.csv.name}.{os.getpid()}.tmp")
-        temporary.write_text(text.getvalue())
-        temporary.replace(config.csv)
+        reports.write(config.csv, text.getvalue().encode())
 
 
 def ranking(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
@@ -328,32 +328,21 @@ def draw(path: Path, title: str, rows: list[Row]) -> None:
     figure.supylabel("decay")
     extend = "min" if low > min(means.values()) else "neither"
     figure.colorbar(image, ax=panels, label="test accuracy, %", extend=extend)
-    figure.savefig(path, format="png")
+    reports.write_figure(path, figure)
 
 
-def checked(config: Config) -> mnist.Config:
+def checked(config: Config) -> options.Config:
     """Returns the run that all settings are variations of, or refuses the configuration."""
     many.check_count(config, "seeds", "chunk", "top")
     for name in GRID:
         many.check_list(name, values := getattr(config, name))
         for value in values:
             many.single(config, **{name: value})
-    if (path := config.csv) and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        reason = f"can't be written: is {path.parent} a directory of yours?"
-        raise ValueError(f"csv={str(path)!r} {reason}")
+    options.check_file("csv", config.csv)
     return many.single(config)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command `rmsprop-jax sweep`."""
-    config = tyro.cli(Config, prog="rmsprop-jax sweep", args=args)
-    try:
-        finished = sweep(config).finished
-    except (ValueError, OSError) as error:
-        sys.exit(f"rmsprop-jax sweep: {error}")
-    if not finished:
+    if not sweep(tyro.cli(Config, prog="rmsprop-jax sweep", args=args)).finished:
         sys.exit(130)  # as shells expect of a command that Ctrl-C ended
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,12 +18,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from runs import NAME, command
 from tqdm import tqdm
 
-from rmsprop_jax.examples import mnist, sweep
-from rmsprop_jax.examples.sweep import Config
+from rmsprop_jax.trainer import mnist, models, options, sweep
+from rmsprop_jax.trainer.sweep import Config
 
-NAME = "scikit-learn digits (8x8, NOT MNIST)"
 SMALL = Config(
     dataset="digits",
     epochs=2,
@@ -85,7 +84,7 @@ def assert_same(one, two):
 @pytest.mark.usefixtures("one_device")  # the single run's; 8 take longer
 def test_same_as_a_single_run(small, setting, seed):
     arguments = dict(zip(sweep.GRID, setting, strict=True))
-    expected = mnist.train(mnist.Config(dataset="digits", epochs=2, seed=seed, **arguments))
+    expected = mnist.train(options.Config(dataset="digits", epochs=2, seed=seed, **arguments))
     ours = [row for row in small.rows if settings([row]) == [setting] and row.seed == seed]
     assert_same(ours, [sweep.Row(*setting, seed, *epoch[:3]) for epoch in expected.history])
 
@@ -110,10 +109,10 @@ class Tiny(nnx.Module):
 @pytest.mark.usefixtures("one_device")
 def test_batch_norm_and_dropout(monkeypatch):
     """The running averages and the random numbers are those of the single run."""
-    monkeypatch.setitem(mnist.MODELS, "cnn", Tiny)
+    monkeypatch.setitem(models.MODELS, "cnn", Tiny)
     task = Config(model="cnn", dataset="digits", epochs=2, learning_rate=(1e-4, 1e-3), decay=(0.9,))
     rows = sweep.sweep(task).rows
-    epochs = mnist.train(mnist.Config(model="cnn", dataset="digits", epochs=2)).history
+    epochs = mnist.train(options.Config(model="cnn", dataset="digits", epochs=2)).history
     assert_same(rows[1::2], [sweep.Row(1e-3, 0.9, 1e-8, 0.0, 0, *epoch[:3]) for epoch in epochs])
     assert rows[0].loss > rows[1].loss
 
@@ -250,9 +249,8 @@ def test_interrupt(tmp_path, monkeypatch, capsys, small, ticks, finished):
 
 def test_ctrl_c(tmp_path):
     table, report = tmp_path / "a.csv", tmp_path / "a.json"
-    command = [sys.executable, "-m", "rmsprop_jax.cli", "sweep", "--dataset", "digits"]
-    command += ["--seeds", "1000000", "--csv", str(table), "--json", str(report)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    task = Config(dataset="digits", seeds=1_000_000, csv=table, json=report)
+    child = command("sweep", task)
     while not table.exists() and child.poll() is None:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
@@ -294,15 +292,3 @@ def test_refusals(monkeypatch, change, message):
     monkeypatch.setattr(sweep, "load", lambda *args: pytest.fail("data was loaded"))
     with pytest.raises(ValueError, match=message):
         sweep.sweep(dataclasses.replace(SMALL, **change))
-
-
-@pytest.mark.parametrize(
-    "args", [["--learning-rate"], ["--decay", "1.0"], ["--data-dir", "nowhere"]], ids=str
-)
-def test_errors_are_one_line(args):
-    with pytest.raises(SystemExit) as caught:
-        sweep.main(args)
-    message = caught.value.code  # Python prints it on stderr and exits with 1
-    assert isinstance(message, str)
-    assert message.startswith("rmsprop-jax sweep: ")
-    assert "\n" not in message

@@ -9,15 +9,14 @@ import io
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from runs import NAME
 
 from rmsprop_jax import dialects
-from rmsprop_jax.examples import compare, mnist
-from rmsprop_jax.examples.compare import Config
+from rmsprop_jax.trainer import compare, mnist, options
+from rmsprop_jax.trainer.compare import Config
 
-NAME = "scikit-learn digits (8x8, NOT MNIST)"
 SMALL = Config(
     dataset="digits",
     epochs=2,
@@ -25,13 +24,6 @@ SMALL = Config(
     learning_rate=0.01,
     seeds=2,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion():
-    """Optax's Adam doesn't run under strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +46,7 @@ def run(tmp_path_factory):
     ],
 )
 def test_same_as_a_single_run(run, optimizer, rate, seed, equal):
-    task = mnist.Config(dataset="digits", epochs=2, seed=seed, learning_rate=rate, **equal)
+    task = options.Config(dataset="digits", epochs=2, seed=seed, learning_rate=rate, **equal)
     expected = mnist.train(task).history
     ours = [row for row in run[0].rows if (row.optimizer, row.seed) == (optimizer, seed)]
     assert [row.learning_rate for row in ours] == [rate, rate]
@@ -141,13 +133,3 @@ def test_refusals(monkeypatch, change, message):
     monkeypatch.setattr(compare, "load", lambda *args: pytest.fail("data was loaded"))
     with pytest.raises(ValueError, match=message):
         compare.compare(dataclasses.replace(SMALL, **change))
-
-
-@pytest.mark.parametrize("args", [["--optimizers"], ["--optimizers", "lion"]], ids=str)
-def test_errors_are_one_line(args):
-    with pytest.raises(SystemExit) as caught:
-        compare.main(args)
-    message = caught.value.code  # Python prints it on stderr and exits with 1
-    assert isinstance(message, str)
-    assert message.startswith("rmsprop-jax compare: ")
-    assert "\n" not in message

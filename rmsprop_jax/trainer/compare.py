@@ -7,7 +7,6 @@ call `compare(Config(...))`.
 import dataclasses
 import functools
 import inspect
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from tqdm import tqdm
 
 import rmsprop_jax
 from rmsprop_jax import dialects
-from rmsprop_jax.examples import many, mnist, runs
 from rmsprop_jax.examples.data import Dataset, load
+from rmsprop_jax.trainer import many, options, reports, training
 
 # By name, what makes each optimizer; the learning rate is the first argument of them all.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -34,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(mnist.Task):
+class Config(options.Task):
     """Trains on MNIST with several optimizers and prints how they end.
 
     The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
@@ -44,7 +43,7 @@ class Config(mnist.Task):
 
     optimizers: tuple[str, ...] = ("rmsprop", "adam", "sgd")
     """Names, each with its framework's defaults; NAME=RATE also sets the learning rate."""
-    learning_rate: Annotated[float | None, mnist.default("its framework's, or 0.001")] = None
+    learning_rate: Annotated[float | None, options.default("its framework's, or 0.001")] = None
     """Step size of those named without one."""
     seeds: int = 5
     """Runs of each optimizer, with the seeds 0, 1, 2, ..."""
@@ -103,12 +102,12 @@ def compare(config: Config) -> Result:
     if config.plot:
         draw(config.plot, f"{config.model} model on {data.name}, seeds: {config.seeds}", rows)
     if config.json:
-        runs.write_json(config.json, dataclasses.asdict(config), data.name, rows)
+        reports.write_json(config.json, dataclasses.asdict(config), data.name, rows)
     return Result(data.name, rows)
 
 
 def train_seeds(
-    run: mnist.Config,
+    run: options.Config,
     data: Dataset,
     tx: optax.GradientTransformationExtraArgs,
     seeds: int,
@@ -120,21 +119,21 @@ def train_seeds(
       Seed, epoch, loss and test accuracy of every run and epoch.
     """
     n, *image_shape = data.train_images.shape
-    start = lambda seed: many.start(run.model, image_shape, tx, seed)
+    start = lambda seed: training.start(run.model, image_shape, tx, seed)
     graphdef, state = jax.jit(jax.vmap(start, out_axes=(None, 0)))(np.arange(seeds))
-    train = functools.partial(mnist.train_epoch, graphdef, tx)
+    train = functools.partial(training.train_epoch, graphdef, tx)
     train = jax.jit(jax.vmap(train, (0, 0, None, None, 0)), donate_argnums=1)
-    test = functools.partial(mnist.count_correct, graphdef)
+    test = functools.partial(training.count_correct, graphdef)
     test = jax.jit(jax.vmap(test, (0, None, None, None)))
 
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
     train_set = jax.device_put((data.train_images, data.train_labels))
-    test_rows = mnist.batches(np.arange(len(data.test_labels)), run.batch_size)
+    test_rows = training.batches(np.arange(len(data.test_labels)), run.batch_size)
     test_set = jax.device_put((data.test_images, data.test_labels, test_rows))
     runs_of_seeds = [dataclasses.replace(run, seed=seed) for seed in range(seeds)]
     results = []
     for epoch in range(1, run.epochs + 1):
-        rows = np.stack([mnist.shuffled(one, epoch, n) for one in runs_of_seeds])
+        rows = np.stack([training.shuffled(one, epoch, n) for one in runs_of_seeds])
         state, losses = train(keys, state, *train_set, rows)
         accuracies = np.asarray(test(state, *test_set)) / len(data.test_labels)
         pairs = zip(np.asarray(losses).tolist(), accuracies.tolist(), strict=True)
@@ -188,10 +187,10 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
     handles, labels = losses.get_legend_handles_labels()
     title = "optimizer, learning rate"
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=3)
-    figure.savefig(path, format="png")
+    reports.write_figure(path, figure)
 
 
-def checked(config: Config) -> tuple[mnist.Config, list[tuple[str, float]]]:
+def checked(config: Config) -> tuple[options.Config, list[tuple[str, float]]]:
     """Returns the run that all have in common, and names and learning rates; or refuses."""
     many.check_count(config, "seeds")
     many.check_list("optimizers", config.optimizers)
@@ -216,17 +215,9 @@ def checked(config: Config) -> tuple[mnist.Config, list[tuple[str, float]]]:
 def default_rate(name: str) -> float:
     """Returns the learning rate that an optimizer has if none is given."""
     first, *_ = inspect.signature(OPTIMIZERS[name]).parameters.values()
-    return mnist.Config.learning_rate if first.default is first.empty else first.default
+    return options.Config.learning_rate if first.default is first.empty else first.default
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command `rmsprop-jax compare`."""
-    config = tyro.cli(Config, prog="rmsprop-jax compare", args=args)
-    try:
-        compare(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"rmsprop-jax compare: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    compare(tyro.cli(Config, prog="rmsprop-jax compare", args=args))

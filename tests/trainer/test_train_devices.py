@@ -8,27 +8,20 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_data import REAL, real_mnist
-from test_mnist import options
+from runs import REAL, command, real_mnist
 
-from rmsprop_jax.examples import devices, mnist
-from rmsprop_jax.examples.mnist import Config, train
+from rmsprop_jax import cli
+from rmsprop_jax.trainer import devices, training
+from rmsprop_jax.trainer.mnist import train
+from rmsprop_jax.trainer.options import Config
 
 DIGITS = Config(dataset="digits", epochs=2)
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax's reduce_on_plateau doesn't run under strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 # Several devices, in one process. The parameters of deeper models can't agree as their losses do:
@@ -49,9 +42,9 @@ def promotion():
 )
 def test_same_as_on_one_device(count, change):
     config = dataclasses.replace(DIGITS, **change)
-    compiled = mnist.train_epoch._cache_size()
+    compiled = training.train_epoch._cache_size()
     many = train(dataclasses.replace(config, devices=count))
-    assert mnist.train_epoch._cache_size() == compiled + 1
+    assert training.train_epoch._cache_size() == compiled + 1
     one = train(dataclasses.replace(config, devices=1))
     for (_, loss, accuracy, _), expected in zip(many.history, one.history, strict=True):
         assert loss == pytest.approx(expected.loss, abs=1e-6)
@@ -70,7 +63,10 @@ def test_all_devices_are_the_default():
 
 
 def test_each_device_gets_its_share():
-    images, rows = np.arange(100, dtype=np.uint8).reshape(50, 2), mnist.batches(np.arange(50), 20)
+    images, rows = (
+        np.arange(100, dtype=np.uint8).reshape(50, 2),
+        training.batches(np.arange(50), 20),
+    )
     fed, fed_rows = devices.feed(devices.mesh(8), images)(rows)
     assert fed.shape == (3, 24, 2)  # 20 images, and 4 for none
     for image, row in zip(fed.addressable_shards, fed_rows.addressable_shards, strict=True):
@@ -78,29 +74,6 @@ def test_each_device_gets_its_share():
         np.testing.assert_array_equal(np.asarray(image.data), images[np.asarray(row.data)])
     np.testing.assert_array_equal(fed_rows[:, :20], rows)
     assert (np.asarray(fed_rows[:, 20:]) == -1).all()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"devices": 0}, "devices=0 is out of range"),
-        ({"devices": 9}, "devices=9, but JAX finds 8 here"),
-        ({"processes": 4}, "processes=4 needs coordinator='HOST:PORT', but that is None"),
-        ({"process_id": 0}, "process_id=0 needs coordinator='HOST:PORT', but that is None"),
-        ({"coordinator": "auto", "processes": 4}, "processes=4 needs .* but that is 'auto'"),
-        ({"coordinator": "here:1"}, "processes=None is missing: a coordinator needs it"),
-        ({"coordinator": "here:1", "processes": 4}, "process_id=None is missing"),
-        ({"coordinator": "here", "processes": 4}, "coordinator='here' is neither HOST:PORT nor"),
-        ({"coordinator": "h:1", "processes": 0, "process_id": 0}, "processes=0 is out of range"),
-        ({"coordinator": "h:1", "processes": 4, "process_id": 4}, "process_id=4 is out of range"),
-        ({"coordinator": "h:1", "processes": 4, "process_id": -1}, "process_id=-1 is out of range"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_refusals(change, message, monkeypatch):
-    monkeypatch.setattr(mnist, "load", lambda *args: pytest.fail("data was loaded"))
-    with pytest.raises(ValueError, match=message):
-        train(dataclasses.replace(DIGITS, **change))
 
 
 # Several processes.
@@ -120,15 +93,8 @@ def start(config, count, changes=(), **environment):
             one = dataclasses.replace(
                 one, coordinator=f"localhost:{port}", processes=count, process_id=i
             )
-        children.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "rmsprop_jax.examples.mnist", *options(one)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | environment | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
-            )
-        )
+        ids = {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+        children.append(command("mnist", one, env=os.environ | environment | ids))
     return children
 
 
@@ -158,7 +124,7 @@ def newest(directory):
     """The arrays and the history in a checkpoint, but for what depends on the clock."""
     import orbax.checkpoint as ocp
 
-    (path,) = (path for path in directory.iterdir() if path.name.isdigit())
+    path = max((p for p in directory.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     with ocp.StandardCheckpointer() as checkpointer:
         about = checkpointer.metadata(path / "state").item_metadata.tree
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), about)
@@ -247,8 +213,9 @@ def test_processes_that_disagree_are_refused():
     assert errors == [message] * 2
 
 
-def test_no_cluster_is_one_line(capfd):
+def test_no_cluster_is_one_line(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", "--coordinator", "auto"])
     with pytest.raises(SystemExit) as caught:
-        mnist.main(["--coordinator", "auto"])
+        cli.main()
     assert str(caught.value).startswith("rmsprop-jax mnist: coordinator='auto' can't be found")
     assert capfd.readouterr().err == ""

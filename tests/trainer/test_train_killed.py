@@ -1,6 +1,6 @@
 """Twenty runs on MNIST, each killed at a random moment, resumed, and the same to the bit.
 
-`test_mnist` kills at chosen moments; this is run by `.ci/nightly`.
+`test_store` kills at chosen moments; this is run by `.ci/nightly`.
 """
 
 import random
@@ -10,13 +10,11 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
-from flax import nnx
-from test_data import REAL, real_mnist
+from runs import REAL, assert_identical, real_mnist
 
-from rmsprop_jax.examples.mnist import Config, train
+from rmsprop_jax.trainer.mnist import train
+from rmsprop_jax.trainer.options import Config
 
 KILLS = 20
 
@@ -26,7 +24,7 @@ KILLS = 20
 def test_killed_at_random_moments(tmp_path):
     config = Config(data_dir=REAL, devices=1)
     expected = train(config)
-    command = [sys.executable, "-m", "rmsprop_jax.examples.mnist", "--data-dir", str(REAL)]
+    command = [sys.executable, "-m", "rmsprop_jax.cli", "mnist", "--data-dir", str(REAL)]
     began = time.perf_counter()
     subprocess.run([*command, "--save", str(tmp_path / "whole")], check=True, capture_output=True)
     seconds = time.perf_counter() - began
@@ -46,10 +44,6 @@ def test_killed_at_random_moments(tmp_path):
         assert max(saved, default=0) >= printed  # a line is printed when its epoch is safe
         options = {"resume": save} if saved else {"save": save}
         result = train(Config(data_dir=REAL, devices=1, **options))
-        for epoch, other in zip(result.history, expected.history, strict=True):
-            assert epoch[:3] == other[:3]
-        arrays = lambda run: jax.tree.leaves(nnx.state(run.model))
-        for actual, wanted in zip(arrays(result), arrays(expected), strict=True):
-            np.testing.assert_array_equal(actual, wanted)
+        assert_identical(result, expected)
     print(f"epochs that were safe when the process was killed: {progress}")
     assert len(set(progress)) > 2  # the moments differed

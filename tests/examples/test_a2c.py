@@ -1,0 +1,68 @@
+"""CartPole beside Gymnasium's, recorded and live, and an agent that learns."""
+
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmsprop_jax.examples import a2c
+
+RECORDED = pathlib.Path(__file__).parents[1] / "recorded"
+
+
+def assert_same(expected):
+    with jax.enable_x64(True):
+        after = a2c.physics(jnp.asarray(expected["states"]), jnp.asarray(expected["actions"]))
+        fallen = a2c.has_fallen(after)
+    np.testing.assert_allclose(after, expected["after"], rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(fallen, expected["fallen"])
+    assert 20 < np.sum(fallen) < 180
+
+
+def test_same_as_recorded():
+    assert_same(np.load(RECORDED / "cartpole.npz"))
+
+
+def test_same_as_gymnasium():
+    pytest.importorskip("gymnasium", reason="needs Gymnasium to compare with")
+    record = runpy.run_path(str(RECORDED / "record_cartpole.py"))
+    assert_same(record["transitions"](200, seed=1))
+
+
+def test_episodes():
+    """They start near 0, last until the pole falls or 500 steps, and no step is lost."""
+    start = a2c.reset(jax.random.key(0), (1000,))
+    assert jnp.abs(start).max() <= 0.05
+    assert jnp.abs(start).max() > 0.049
+    age = jnp.array([498, 499, 3])
+    state = jnp.array([[0.0] * 4, [0.0] * 4, [0.0, 0.0, 0.2, 3.0]])
+    act = lambda params, x: (jnp.zeros((*x.shape[:-1], 2)), jnp.full(x.shape[:-1], 7.0))
+    agent, (before, _, rewards, done, returned) = a2c.play(
+        act, a2c.Agent(None, (), state, age), jax.random.key(1)
+    )
+    np.testing.assert_array_equal(before, state)
+    np.testing.assert_array_equal(done, [False, True, True])
+    np.testing.assert_array_equal(returned, [0, 500, 4])
+    # Where time ran out, what would have followed counts; after a fall, nothing does.
+    np.testing.assert_allclose(rewards, [1, 1 + 0.99 * 7, 1])
+    np.testing.assert_array_equal(agent.age, [499, 0, 0])
+    assert jnp.abs(agent.state[1:]).max() <= 0.05
+
+
+def test_seeds_learn_together_and_apart():
+    returns, episodes, _ = a2c.learn(jnp.arange(2), 1500)
+    means = returns[:, -300:].sum(1) / episodes[:, -300:].sum(1)
+    assert means.mean() > 150  # 25 at the start
+    assert len(set(means.tolist())) == 2
+    alone, _, _ = a2c.learn(jnp.array([1]), 20)
+    np.testing.assert_array_equal(alone[0], returns[1, :20])
+
+
+def test_table(capsys):
+    a2c.main(["--seeds", "2", "--steps", "2000", "--lines", "5"])
+    header, *lines, _ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["steps", "mean", "seed", "0", "seed", "1"]
+    assert [line.split()[0] for line in lines] == ["400", "800", "1200", "1600", "2000"]

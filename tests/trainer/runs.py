@@ -1,0 +1,56 @@
+"""What the tests of the trainer share."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from rmsprop_jax.examples import data
+from rmsprop_jax.trainer.options import Config
+
+REAL = Path(os.environ.get("MNIST_DIR") or Path(__file__).parents[3] / "shared" / "mnist")
+real_mnist = pytest.mark.skipif(
+    not all((REAL / f"{name}.gz").is_file() for name in data.SHA256),
+    reason="needs the four MNIST files in MNIST_DIR or ../shared/mnist",
+)
+DIGITS = Config(dataset="digits", epochs=2, devices=1)
+NAME = "scikit-learn digits (8x8, NOT MNIST)"
+
+
+def results(result):
+    """What must not depend on the clock."""
+    return [epoch[:3] for epoch in result.history]
+
+
+def arrays(result):
+    return jax.tree.leaves(nnx.state(result.model))
+
+
+def assert_identical(one, two):
+    assert results(one) == results(two)
+    for a, b in zip(arrays(one), arrays(two), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def options(config):
+    """The command line of a configuration."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            yield f"--{field.name.replace('_', '-')}"
+            yield from () if value is True else map(str, value if type(value) is tuple else [value])
+
+
+def command(name, *args, **popen) -> Any:
+    """Starts `rmsprop-jax` in a process of its own; `args` are options or a configuration."""
+    args = [o for arg in args for o in (options(arg) if dataclasses.is_dataclass(arg) else [arg])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    line = [sys.executable, "-m", "rmsprop_jax.cli", name, *args]
+    return subprocess.Popen(line, **pipes | popen)

@@ -1,0 +1,270 @@
+"""Training: against PyTorch and NumPy, what it says and writes, and what it refuses."""
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from runs import DIGITS, NAME, REAL, assert_identical, real_mnist, results
+
+from rmsprop_jax.examples import data
+from rmsprop_jax.examples import mnist as example
+from rmsprop_jax.trainer import mnist, training
+from rmsprop_jax.trainer.mnist import train
+from rmsprop_jax.trainer.models import MODELS
+from rmsprop_jax.trainer.options import Config
+
+
+@pytest.fixture(scope="module")
+def base():
+    return train(DIGITS)
+
+
+# The numbers.
+
+
+@real_mnist
+def test_same_as_pytorch(request):
+    torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for batches this small, more only wait for each other
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    config = Config(data_dir=REAL, devices=1, epochs=2)
+    ours = train(config)
+    dataset = data.load("mnist", REAL)
+    x, tx = (
+        torch.tensor(a.reshape(len(a), -1) / np.float32(255))
+        for a in (dataset.train_images, dataset.test_images)
+    )
+    y, ty = (torch.tensor(a.astype(np.int64)) for a in (dataset.train_labels, dataset.test_labels))
+    start: Any = nnx.state(MODELS["linear"](28, 28, rngs=nnx.Rngs(0)), nnx.Param)
+    model = torch.nn.Linear(784, 10)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor(np.asarray(start["out"]["kernel"][...])))
+        model.bias.copy_(torch.tensor(np.asarray(start["out"]["bias"][...])))
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-8)
+    for epoch, loss, accuracy, _ in ours.history:
+        order = training.shuffled(config, epoch, len(y)).ravel()
+        assert sorted(order[order >= 0]) == list(range(60_000))
+        total = 0.0
+        for rows in torch.split(torch.tensor(order[order >= 0]), 64):
+            optimizer.zero_grad()
+            value = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+        with torch.no_grad():
+            theirs = (model(tx).argmax(1) == ty).double().mean().item()
+        assert loss == pytest.approx(total / 60_000, abs=1e-6)
+        assert accuracy == pytest.approx(theirs, abs=3e-4)
+
+
+@pytest.mark.parametrize("batch_size", [100, 1437, 5000])
+def test_same_as_numpy(batch_size):
+    config = dataclasses.replace(DIGITS, batch_size=batch_size)
+    ours = train(config)
+    dataset = data.load("digits")
+    x, y = dataset.train_images.reshape(-1, 64) / 255, dataset.train_labels
+    tx, ty = dataset.test_images.reshape(-1, 64) / 255, dataset.test_labels
+    w, nu = np.zeros((65, 10)), np.zeros((65, 10))  # the last row is the bias
+    for epoch, loss, accuracy, _ in ours.history:
+        order = training.shuffled(config, epoch, len(y)).ravel()
+        order, total = order[order >= 0], 0.0
+        for i in range(0, len(order), batch_size):
+            rows = order[i : i + batch_size]
+            inputs = np.column_stack([x[rows], np.ones(len(rows))])
+            p = np.exp(inputs @ w)
+            p /= p.sum(1, keepdims=True)
+            total -= np.log(p[range(len(rows)), y[rows]]).sum()
+            g = inputs.T @ (p - np.eye(10)[y[rows]]) / len(rows)
+            nu = 0.9 * nu + 0.1 * g**2
+            w -= 1e-3 * g / (np.sqrt(nu) + 1e-8)
+        assert loss == pytest.approx(total / len(y), abs=1e-5)
+        right = (tx @ w[:-1] + w[-1]).argmax(1) == ty
+        assert accuracy == pytest.approx(right.mean(), abs=0.003)  # an image may be on the edge
+
+
+def test_padding_does_not_reach_the_model():
+    """BatchNorm sees the real images only, and so do the logits, in training too."""
+    images = data.load("digits").train_images[:24].astype(np.float32) / np.float32(255)
+    models = [MODELS["cnn"](8, 8, rngs=nnx.Rngs(1)) for _ in range(2)]
+    for model in models:
+        model.dropout.rate = 0.0  # its random numbers are those of a batch of another size
+    padded = np.concatenate([images, np.full_like(images[:8], 9.0)])
+    call = nnx.jit(lambda model, images, real: model(images, real, nnx.Rngs(0)))
+    one = call(models[0], images, np.full(24, True))
+    two = call(models[1], padded, np.arange(32) < 24)[:24]
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    states = [jax.tree.leaves(nnx.state(model, nnx.BatchStat)) for model in models]
+    assert len(states[0]) == 4
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("model", "enough"), [("mlp", 0.88), ("cnn", 0.85)])
+def test_models_learn_and_predict(model, enough):
+    with jax.numpy_dtype_promotion("strict"):
+        result = train(dataclasses.replace(DIGITS, model=model, epochs=8))
+    assert [epoch.epoch for epoch in result.history] == list(range(1, 9))
+    assert result.history[-1].test_accuracy >= enough
+    result.model.eval()
+    dataset = data.load("digits")
+    images = np.float32(dataset.test_images) / 255
+    right = np.asarray(result.model(images).argmax(-1)) == dataset.test_labels
+    assert right.mean() == pytest.approx(result.history[-1].test_accuracy, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 2e-3},
+        {"decay": 0.8},
+        {"eps": 1e-3},
+        {"momentum": 0.5},
+        {"centered": True},
+        {"schedule": "cosine"},
+        {"seed": 1},
+        {"batch_size": 65},
+        {"optimizer": "adam"},
+        {"optimizer": "sgd"},
+    ],
+    ids=str,
+)
+def test_every_argument_counts(base, change):
+    other = results(train(dataclasses.replace(DIGITS, **change)))
+    assert other[1] != results(base)[1]
+    if change == {"learning_rate": 2e-3}:  # and those that RMSProp doesn't share
+        adam = dataclasses.replace(DIGITS, optimizer="adam", epochs=1)
+        sgd = dataclasses.replace(DIGITS, optimizer="sgd", epochs=1)
+        for one, two in ((adam, {"eps": 1e-2}), (sgd, {"momentum": 0.5})):
+            assert results(train(one)) != results(train(dataclasses.replace(one, **two)))
+
+
+def test_defaults_given_are_defaults_left_out(base):
+    """And the same program, compiled once for all epochs."""
+    functions: list[Any] = [training.train_epoch, training.count_correct]
+    before = [function._cache_size() for function in functions]
+    assert_identical(train(dataclasses.replace(DIGITS, decay=0.9, eps=1e-8)), base)
+    grown = [f._cache_size() - size for f, size in zip(functions, before, strict=True)]
+    assert grown == [1, 0]
+
+
+# What it says, and where.
+
+
+def test_report_and_picture(tmp_path, capsys):
+    report, picture = tmp_path / "a.json", tmp_path / "a.png"
+    report.write_text("old")
+    result = train(dataclasses.replace(DIGITS, json=report, plot=picture, momentum=0.5))
+    about = json.loads(report.read_text())
+    assert about["dataset"] == NAME
+    assert about["config"]["decay"] == 0.9
+    assert about["config"]["momentum"] == 0.5
+    assert set(about["config"]) == {field.name for field in dataclasses.fields(Config)}
+    assert about["versions"]["jax"] == jax.__version__
+    assert "cpu" in about["device"]
+    assert [tuple(epoch.values()) for epoch in about["epochs"]] == result.history
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.png"]
+    lines = capsys.readouterr().out.splitlines()
+    for (epoch, loss, accuracy, _), line in zip(result.history, lines, strict=True):
+        start = f"{NAME}: epoch {epoch}/2, training loss {loss:.4f}, test accuracy {accuracy:.2%}, "
+        assert line.startswith(start)
+        assert line.endswith(" s")
+
+
+def test_json_of_a_run_that_diverged(tmp_path):
+    path = tmp_path / "a.json"
+    config = dataclasses.replace(DIGITS, optimizer="sgd", learning_rate=3e38, model="mlp")
+    train(dataclasses.replace(config, json=path))
+    report = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert report["epochs"][-1]["loss"] is None
+
+
+def test_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    train(DIGITS)
+    out, err = capsys.readouterr()
+    assert [line.startswith(f"{NAME}: epoch ") for line in out.splitlines()] == [True, True]
+    assert "2/2" in err
+    assert all(NAME in bar for bar in err.split("\r") if bar.strip())
+
+
+# Who runs: the example, or the trainer.
+
+
+@pytest.mark.parametrize(
+    ("args", "count", "given"),
+    [
+        ([], 1, {}),
+        (["--model", "cnn", "--epochs", "3", "--centered"], 1, {"epochs": 3, "centered": True}),
+        ([], 8, None),
+        (["--model", "mlp"], 1, None),
+        (["--optimizer", "sgd"], 1, None),
+        (["--save", "here"], 1, None),
+    ],
+    ids=str,
+)
+def test_the_example_runs_what_it_can(monkeypatch, args, count, given):
+    ran: list[Any] = []
+    fake = functools.wraps(example.train)(lambda **options: ran.append(options))
+    monkeypatch.setattr(jax, "local_device_count", lambda: count)
+    monkeypatch.setattr(example, "train", fake)
+    monkeypatch.setattr(mnist, "train", ran.append)
+    mnist.main(args)
+    (got,) = ran
+    assert isinstance(got, Config) if given is None else given.items() <= got.items()
+
+
+# What it refuses.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 is out of range"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
+        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"seed": 2**32}, "seed=4294967296 is out of range"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1 is out of range"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of range"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf is out of range"),
+        ({"decay": 1.0}, "decay=1.0 is out of range"),
+        ({"eps": -1.0}, "eps=-1.0 is out of range"),
+        ({"momentum": 1.0}, "momentum=1.0 is out of range"),
+        ({"optimizer": "adam", "decay": 0.9}, "decay=0.9 .* adam.* optimizer=rmsprop"),
+        ({"optimizer": "sgd", "decay": 0.0}, "decay=0.0 .* sgd.* optimizer=rmsprop"),
+        ({"optimizer": "adam", "centered": True}, "centered=True .* adam"),
+        ({"optimizer": "adam", "momentum": 0.0}, "momentum=0.0 .* adam.*rmsprop or sgd"),
+        ({"optimizer": "sgd", "eps": 1e-8}, "eps=1e-08 .* sgd.*rmsprop or adam"),
+        ({"optimizer": "lion"}, "optimizer='lion' is none of rmsprop, adam, sgd"),
+        ({"model": "resnet"}, "model='resnet' is none of"),
+        ({"schedule": "warmup"}, "schedule='warmup' is none of"),
+        ({"dataset": "cifar"}, "dataset='cifar' is none of"),
+        ({"plot": Path("nowhere/a.png")}, "plot='nowhere/a.png' can't be written"),
+        ({"json": Path("nowhere/a.json")}, "json='nowhere/a.json' can't be written"),
+        ({"plot": Path("a.jpg")}, r"plot='a.jpg' doesn't end in .png"),
+        ({"json": Path()}, "json='.' can't be written"),
+        ({"devices": 0}, "devices=0 is out of range"),
+        ({"devices": 9}, "devices=9, but JAX finds 8 here"),
+        ({"processes": 4}, "processes=4 needs coordinator='HOST:PORT', but that is None"),
+        ({"process_id": 0}, "process_id=0 needs coordinator='HOST:PORT', but that is None"),
+        ({"coordinator": "auto", "processes": 4}, "processes=4 needs .* but that is 'auto'"),
+        ({"coordinator": "here:1"}, "processes=None is missing: a coordinator needs it"),
+        ({"coordinator": "here:1", "processes": 4}, "process_id=None is missing"),
+        ({"coordinator": "here", "processes": 4}, "coordinator='here' is neither HOST:PORT nor"),
+        ({"coordinator": "h:1", "processes": 0, "process_id": 0}, "processes=0 is out of range"),
+        ({"coordinator": "h:1", "processes": 4, "process_id": 4}, "process_id=4 is out of range"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_refusals(monkeypatch, change, message):
+    monkeypatch.setattr(mnist, "load", lambda *args: pytest.fail("data was loaded"))
+    with pytest.raises(ValueError, match=message):
+        train(Config(**change))

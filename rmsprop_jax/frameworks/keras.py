@@ -29,6 +29,8 @@ from rmsprop_jax.frameworks import accumulators, arrays, pairing
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import scale_by_rms
 
+__all__ = ["dump", "keras", "load"]
+
 
 @public
 def keras(

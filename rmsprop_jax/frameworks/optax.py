@@ -17,6 +17,8 @@ from rmsprop_jax.frameworks import accumulators, arrays
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import RmsState, scale_by_rms
 
+__all__ = ["dump", "load", "optax"]
+
 
 @public
 def optax(

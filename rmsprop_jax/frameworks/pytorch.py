@@ -23,6 +23,8 @@ from rmsprop_jax.frameworks.timm import timm
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import scale_by_rms
 
+__all__ = ["dump", "load", "pytorch"]
+
 
 @public
 def pytorch(

@@ -22,6 +22,8 @@ from rmsprop_jax.frameworks import keras as keras_variables
 from rmsprop_jax.precision import chain, public
 from rmsprop_jax.transform import scale_by_rms
 
+__all__ = ["dump", "load", "tensorflow1"]
+
 
 @public
 def tensorflow1(

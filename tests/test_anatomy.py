@@ -100,7 +100,9 @@ def test_what_a_dialect_made_can_be_dumped_and_all_else_is_refused(name):
         if name in names:
             assert jax.tree.leaves(dump(tx, state, *arguments))
         else:
-            with pytest.raises(ValueError, match=r"only what one of|isn.t|has no|has slots|changes|are in no group"):
+            with pytest.raises(
+                ValueError, match=r"only what one of|isn.t|has no|has slots|changes|are in no group"
+            ):
                 dump(tx, state, *arguments)
 
 

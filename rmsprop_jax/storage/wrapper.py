@@ -170,6 +170,14 @@ class Extremes(NamedTuple):
       largest: those that are the largest number that there is, or its negative, or infinite.
       nan: those that are NaN.
       size: all of them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_jax import scale_by_rms, storage
+      >>> state = storage.store(scale_by_rms(), nu=storage.U8).init(jnp.ones(2))
+      >>> (counts,) = storage.extremes(state, nu=storage.U8).values()
+      >>> int(counts.zero), counts.size
+      (2, 2)
     """
 
     zero: jax.Array

@@ -117,6 +117,8 @@ class Store:
                         break
                     except _Damage as damage:
                         damaged[path] = str(damage)
+                if damaged:
+                    gc.collect()  # they end now, not in the middle of something else
             report = "; ".join(f"{path} is damaged ({damaged[path]})" for path in damaged)
             if not history:
                 reason = "No older one is whole: start anew, with save in another directory."
@@ -173,7 +175,6 @@ def _quiet() -> Generator[None]:
     logger.disabled, sys.unraisablehook = True, lambda unraisable: None
     try:
         yield
-        gc.collect()
     finally:
         logger.disabled, sys.unraisablehook = False, hook
 

@@ -1,8 +1,6 @@
 """MNIST with Flax NNX and RMSProp: softmax regression, or a small convolutional network.
 
-This is a page to copy and to change. `rmsprop-jax mnist` runs it, and so does
-
-    python -m rmsprop_jax.examples.mnist --model cnn --epochs 2
+This is a page to copy and to change; `rmsprop-jax mnist` runs it.
 """
 
 import functools
@@ -24,8 +22,11 @@ class Linear(nnx.Module):
     """Softmax regression."""
 
     def __init__(self, height: int, width: int, rngs: nnx.Rngs):  # noqa: D107
+        # nnx.Linear(height * width, 10) with the transposed kernel: on a CPU, twice as fast.
         zeros = nnx.initializers.zeros_init()  # the problem is convex: any start will do
-        self.out = nnx.Linear(height * width, 10, kernel_init=zeros, rngs=rngs)
+        self.out = nnx.Einsum(
+            "np,kp->nk", (10, height * width), (10,), kernel_init=zeros, rngs=rngs
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits [n, 10] of images [n, height, width] in 0..1."""
@@ -71,8 +72,7 @@ def train_steps(model, optimizer, images, labels, batches):
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def step(carry, rows):
-        model, optimizer = carry
-        return carry, train_step(model, optimizer, images, labels, rows)
+        return carry, train_step(carry[0], carry[1], images, labels, rows)
 
     return step((model, optimizer), batches)[1]
 
@@ -96,13 +96,13 @@ def train(
     dataset: Literal["auto", "mnist", "digits"] = "auto",
     data_dir: Path | None = None,
 ) -> nnx.Module:
-    """Trains a model on MNIST; prints the mean training loss and the test accuracy per epoch.
+    """Trains and returns a model; prints the mean training loss and test accuracy per epoch.
 
     Args:
       model: softmax regression, or two convolutions with BatchNorm and Dropout.
       epochs: passes over the training set.
       batch_size: images per step; the last step of an epoch has what is left.
-      learning_rate: of `rmsprop_jax.rmsprop`, as are the next four.
+      learning_rate: step size.
       decay: rate of the average of squared gradients.
       eps: added to the denominator.
       momentum: rate of the trace; None for none.
@@ -110,31 +110,32 @@ def train(
       seed: of the weights, the order of the images, and Dropout.
       dataset: auto takes scikit-learn's small digits where MNIST can't be had, and says so.
       data_dir: directory with the four MNIST files; else MNIST_DIR, or a cached download.
-
-    Returns:
-      The trained model.
     """
     name, *arrays = load(dataset, data_dir)
     images, labels, test_images, test_labels = jax.device_put(arrays)
-    network = {"linear": Linear, "cnn": CNN}[model](*images.shape[1:], rngs=nnx.Rngs(seed))
     tx = rmsprop(learning_rate, decay, eps, momentum=momentum, centered=centered)
-    optimizer = nnx.Optimizer(network, tx, wrt=nnx.Param)
-    # On a CPU, XLA takes ten times as long for convolutions in a compiled loop.
-    loop_in_python = model == "cnn" and jax.default_backend() == "cpu"
 
+    @nnx.jit  # op by op, each initializer would be compiled on its own
+    def start():
+        network = {"linear": Linear, "cnn": CNN}[model](*images.shape[1:], rngs=nnx.Rngs(seed))
+        return network, nnx.Optimizer(network, tx, wrt=nnx.Param)
+
+    network, optimizer = start()
+    # On a CPU, XLA takes ten times as long for convolutions in a compiled loop.
+    in_python = model == "cnn" and jax.default_backend() == "cpu"
     for epoch in range(1, epochs + 1):
         began = time.perf_counter()
         network.train()
         order = np.random.default_rng((seed, epoch)).permutation(len(labels))
         whole, rest = np.split(order, [len(order) // batch_size * batch_size])
         batches = whole.reshape(-1, batch_size)
-        if loop_in_python:
+        if in_python:
             losses = [train_step(network, optimizer, images, labels, rows) for rows in batches]
         else:
             losses = train_steps(network, optimizer, images, labels, batches)
-        total = np.sum(losses) * batch_size
+        total = np.asarray(losses).sum() * batch_size
         if len(rest):
-            total += train_step(network, optimizer, images, labels, rest) * len(rest)
+            total += float(train_step(network, optimizer, images, labels, rest)) * len(rest)
         network.eval()
         print(
             f"{name}: epoch {epoch}/{epochs}, training loss {total / len(order):.4f}, "

@@ -5,7 +5,9 @@ killed at any time, and what it leaves are the whole of its last epochs.
 """
 
 import contextlib
+import gc
 import json
+import logging
 import os
 import shutil
 import socket
@@ -108,12 +110,15 @@ class Store:
         """
         state, history, damaged = like, [], {}
         if self._source:
-            for path in [self._source / str(step) for step in steps(self._source)]:
-                try:
-                    state, history = _read(path, run, like)
-                    break
-                except _Damage as damage:
-                    damaged[path] = damage
+            with _quiet():
+                for path in [self._source / str(step) for step in steps(self._source)]:
+                    try:
+                        state, history = _read(path, run, like)
+                        break
+                    except _Damage as damage:
+                        damaged[path] = str(damage)
+                if damaged:
+                    gc.collect()  # they end now, not in the middle of something else
             report = "; ".join(f"{path} is damaged ({damaged[path]})" for path in damaged)
             if not history:
                 reason = "No older one is whole: start anew, with save in another directory."
@@ -163,6 +168,17 @@ class _Damage(Exception):
     """A checkpoint that isn't what was written."""
 
 
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Silences what Python says of the other reads that Orbax leaves behind when one fails."""
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    logger.disabled, sys.unraisablehook = True, lambda unraisable: None
+    try:
+        yield
+    finally:
+        logger.disabled, sys.unraisablehook = False, hook
+
+
 def _size(state: Any) -> int:
     """Returns the bytes that a checkpoint may take, roughly."""
     return 2**18 + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -193,7 +209,7 @@ def _read(path: Path, run: dict[str, Any], like: Any) -> tuple[Any, list[Any]]:
     except jax.errors.JaxRuntimeError:  # another process is gone
         raise
     except Exception as error:  # whatever Orbax makes of what it finds there
-        raise _Damage(str(error).partition("\n")[0] or type(error).__name__) from error
+        raise _Damage(str(error).partition("\n")[0] or type(error).__name__) from None
     for name, value in run.items():
         if (saved := found.get(name)) != value:
             raise ValueError(f"{name}={value!r}, but the run in {path} has {name}={saved!r}.")

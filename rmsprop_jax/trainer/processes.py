@@ -76,11 +76,12 @@ def together(command: str) -> Generator[None]:
                 isinstance(error, RuntimeError) and not lost
             ):
                 raise
-            # Python's own exit would wait for the other processes, which wait for this one.
+            # Python's own exit would wait for the other processes, which wait for this one. The
+            # message comes last, so that nothing of JAX's stands behind it.
+            witness.communicate(b"a word")
             if not isinstance(error, BrokenPipeError):
                 gone = f"another process is gone. {resume} ({first_line(error)})"
                 print(f"{command}: {gone if lost else error}", file=sys.stderr, flush=True)
-            witness.communicate(b"a word")
             if jax.process_index() == 0:
                 time.sleep(2)  # JAX aborts the others when process 0 is gone: let them say why
             os._exit(1)

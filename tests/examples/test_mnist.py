@@ -35,7 +35,7 @@ def test_same_as_the_trainer(options, capsys):
         assert float(loss) == pytest.approx(epoch.loss, abs=6e-5)
         assert float(accuracy) == pytest.approx(100 * epoch.test_accuracy, abs=0.3)
     kernel = expected.model.out.kernel[...]
-    np.testing.assert_allclose(model.out.kernel[...], kernel.T, atol=1e-5)
+    np.testing.assert_allclose(model.out.kernel[...], kernel, atol=1e-5)
 
 
 @real_mnist

@@ -200,8 +200,6 @@ def cut(content):
     return content[: len(content) // 2]
 
 
-# Of a read that fails, Orbax leaves other reads unfinished.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("harm", [None, flip, cut])
 def test_damage_is_never_taken_for_a_state(two, tmp_path, harm, capsys):
     """Whichever file is hit: the checkpoint is what was saved, or the older one is taken."""

@@ -159,6 +159,15 @@ KNOWN = {  # all that they do to updates is known
     "scheduled decay": lambda: rmsprop(0.5, weight_decay=halving, mask=lambda p: IN_A),
     "bias_correction": lambda: rmsprop(0.5, 0.75, 0.5, bias_correction=True),
     "scale_by_rms": lambda: scale_by_rms(0.75, 0.5, eps_in_sqrt=True, initial_scale=2.0),
+    "scheduled average": lambda: rmsprop(0.5, halving),
+    "scheduled variance": lambda: scale_by_rms(halving, 0.5, centered=True),
+    "two eps": lambda: scale_by_rms(0.75, 0.5, eps_root=0.25),
+    "least root": lambda: scale_by_rms(0.75, 0.0, least_root=2.0),
+    "all in the root": lambda: scale_by_rms(0.75, 0.5, eps_in_sqrt=True, least_root=1.5),
+    "numerator": lambda: scale_by_rms(0.75, 0.5, numerator=optax.trace(0.5)),
+    "numerator, a chain": lambda: scale_by_rms(
+        0.75, 0.5, numerator=optax.chain(optax.clip_by_global_norm(1.0), optax.scale(2.0))
+    ),
     "burn": lambda: dialects.burn(0.5, weight_decay=0.1),
     "graves": lambda: dialects.graves(halving, eps=0.5),
     "keras": lambda: dialects.keras(0.5, weight_decay=0.1, momentum=0.5, loss_scale_factor=4.0),

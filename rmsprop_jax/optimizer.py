@@ -14,7 +14,7 @@ from rmsprop_jax.transform import scale_by_rms
 @public
 def rmsprop(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
-    decay: optax.ScalarOrSchedule = 0.9,
+    decay: ArrayLike | optax.Schedule = 0.9,
     eps: ArrayLike = 1e-8,
     *,
     eps_in_sqrt: bool = False,

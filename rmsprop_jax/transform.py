@@ -61,7 +61,7 @@ class NumeratorState(NamedTuple):
 
 @public
 def scale_by_rms(
-    decay: optax.ScalarOrSchedule = 0.9,
+    decay: ArrayLike | optax.Schedule = 0.9,
     eps: ArrayLike = 1e-8,
     *,
     eps_in_sqrt: bool = False,

@@ -181,6 +181,14 @@ KNOWN = {  # all that they do to updates is known
     "pytorch centered": lambda: dialects.pytorch(halving, centered=True),
     "sonnet": lambda: dialects.sonnet(functools.partial(power, base=0.5)),
     "stable_baselines3": lambda: dialects.stable_baselines3(0.5, momentum=0.5),
+    "fastai": lambda: dialects.fastai(halving, 0.5, wd=0.1),
+    "fastai coupled": lambda: dialects.fastai(0.5, wd=0.1, decouple_wd=False),
+    "jax_example_libraries": lambda: dialects.jax_example_libraries(halving, momentum=0.5),
+    "mindspore": lambda: dialects.mindspore(0.5, momentum=0.5, loss_scale=4.0, weight_decay=0.1),
+    "tensorflowjs": lambda: dialects.tensorflowjs(0.5, momentum=0.5),
+    "torchopt": lambda: dialects.torchopt(
+        0.5, momentum=0.5, nesterov=True, maximize=True, weight_decay=0.1, initial_scale=0.5
+    ),
     "tensorflow1": lambda: dialects.tensorflow1(0.5, momentum=0.5, centered=True),
     "tf_keras_legacy": lambda: dialects.tf_keras_legacy(0.5, decay=0.1),
     "tf_keras_legacy schedule": lambda: dialects.tf_keras_legacy(halving, momentum=0.5, decay=0.1),

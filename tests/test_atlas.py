@@ -125,8 +125,8 @@ def made_by(row):
 def in_other_tests(name):
     """What a dialect is also held to, for 1,000 steps."""
     framework = atlas_formulas.DIALECTS.get(name)
-    if framework is None:
-        return ""
+    if framework is None or framework == "burn":  # in Rust
+        return "" if framework is None else ", and the numbers in its own tests"
     file = pathlib.Path(__file__).parent / "recorded" / f"{framework}.npz"
     if not file.exists():
         return ", and the real one beside it in the tests"
@@ -214,7 +214,7 @@ def test_the_problem_tells_formulas_apart(name):
         with np.errstate(all="ignore"):  # a variance by difference can be negative
             other = formula.run(start(), gradients())
         distance = np.abs(other - expected).max() / np.abs(expected).max()
-        assert not distance <= 1e-10
+        assert not distance <= 1e-12  # ten times what a call may be off
 
 
 def test_the_page_is_written_from_the_data():

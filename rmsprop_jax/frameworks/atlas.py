@@ -532,7 +532,7 @@ MEASURED: dict[str, tuple[str, float]] = {
     "Sonnet": ("its formula, and dm-sonnet 2.0.2 in the tests", 1.8e-16),
     "Paddle": ("its formula, and paddlepaddle 3.3.1 in the tests", 2.8e-16),
     "MLX": ("its formula, and mlx 0.32.4 in the tests", 1.8e-16),
-    "Burn": ("its formula, and the real one beside it in the tests", 1.2e-16),
+    "Burn": ("its formula, and the numbers in its own tests", 1.2e-16),
     "Chainer's RMSpropGraves": ("its formula, and chainer 7.8.1 in the tests", 1.1e-17),
     "MXNet": ("its formula, and mxnet 1.9.1 in the tests", 1.4e-16),
     "jax.example_libraries": ("its formula, and jax 0.10.2 in the tests", 1.5e-16),

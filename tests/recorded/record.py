@@ -372,10 +372,10 @@ FRAMEWORKS = {  # name: (function, configurations, dtypes, distributions whose v
             momentum=(MOMENTUM,),
             centered=BOTH,
             weight_decay=(WEIGHT_DECAY,),
-            initial_scale=(0.25,),
             nesterov=(True,),
             maximize=(True,),
-        ),
+        )
+        + grid("alpha", "eps", initial_scale=(0.25,), centered=BOTH),
         ("float64", "float32"),
         ("torchopt", "torch"),
     ),

@@ -256,7 +256,7 @@ def test_a_sum_of_gradients_is_no_sum_of_steps():
         same = restore(saved_by, jax.tree.map(np.asarray, state), params)
         jax.tree.map(np.testing.assert_array_equal, same, state)
         for origin in (None, saved_by):
-            with pytest.raises(ValueError, match="saved_by|isn.t known here"):
+            with pytest.raises(ValueError, match=r"saved_by|isn.t known here"):
                 restore(tx, state, params, saved_by=origin, learning_rate=0.1)
 
 

@@ -157,7 +157,10 @@ FORMS = {
         always_centered=True,
     ),
 }
-"""`rmsprop` and all dialects. (With momentum, tf_keras_legacy has another place for eps.)"""
+"""`rmsprop` and the dialects, but for those that are the chain of one of these by other names.
+
+With momentum, tf_keras_legacy has another place for eps.
+"""
 
 
 def _columns(*columns: Any, steps: int = 60) -> np.ndarray:

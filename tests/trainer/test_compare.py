@@ -61,7 +61,8 @@ def test_default_rates():
     """Of the frameworks that have one; else 0.001."""
     task = Config(optimizers=tuple(compare.OPTIMIZERS))
     _, entrants = compare.checked(task)
-    defaults = {"pytorch": 0.01, "timm": 0.01, "stable_baselines3": 0.01, "graves": 1e-4}
+    defaults = dict.fromkeys(["pytorch", "timm", "stable_baselines3", "torchopt"], 0.01)
+    defaults |= {"graves": 1e-4, "mindspore": 0.1}
     names = ["rmsprop", "adam", "sgd", *dialects.__all__]
     assert entrants == [(name, defaults.get(name, 1e-3)) for name in names]
 

@@ -32,7 +32,7 @@ def rmsprop(
 
         g <- g + weight_decay p
         nu <- decay nu + (1 - decay) g^2
-        u <- g / (sqrt(nu) + eps)                   see `scale_by_rms` for other denominators
+        u <- g / (sqrt(nu) + eps)                   see `scale_by_rms` for others
         trace <- momentum trace + u;  u <- trace    or, if nesterov, u <- u + momentum trace
         p <- p - learning_rate u                    p + update is `optax.apply_updates`
 

@@ -378,8 +378,7 @@ ROWS = Rows(
             "tinygrad",
             (),
             "",
-            "It has no RMSProp (0.14.0). dialects.pytorch has the numbers of what was ported to it "
-            "from PyTorch.",
+            "It has no RMSProp (0.14.0), but SGD, Adam, AdamW, LAMB, LARS and Muon.",
         ),
         # C++ and its relatives.
         (

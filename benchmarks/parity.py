@@ -41,11 +41,6 @@ RECORDED = {
     "stable_baselines3": "stable_baselines3's `RMSpropTFLike`",
     "chainer_graves": "`chainer.optimizers.RMSpropGraves`",
     "mxnet": "`mxnet.optimizer.RMSProp`",
-    "jax_example_libraries": "`jax.example_libraries.optimizers.rmsprop_momentum`",
-    "torchopt": "`torchopt.rmsprop`",
-    "fastai": "`fastai.optimizer.RMSProp`",
-    "mindspore": "`mindspore.nn.RMSProp`",
-    "tensorflowjs": "TensorFlow.js's `tf.train.rmsprop`",
 }
 
 

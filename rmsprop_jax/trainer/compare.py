@@ -36,9 +36,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 class Config(options.Task):
     """Trains on MNIST with several optimizers and prints how they end.
 
-    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, fastai,
-    graves, jax_example_libraries, keras, mindspore, mlx, optax, paddle, pytorch, sonnet,
-    stable_baselines3, tensorflow1, tensorflowjs, tf_keras_legacy, timm, torchopt.
+    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
+    keras, mlx, optax, paddle, pytorch, sonnet, stable_baselines3, tensorflow1, tf_keras_legacy,
+    timm.
     """
 
     optimizers: tuple[str, ...] = ("rmsprop", "adam", "sgd")

@@ -43,7 +43,7 @@ def rows() -> list[tuple[str, ...]]:
     """Framework, our call, and the largest differences in float64 and float32."""
     table = []
     for name in oracles.LIVE:
-        package = PACKAGES.get(name, name)
+        package = PACKAGES.get(str(name), str(name))
         of = f"{package} {importlib.metadata.version(package)}"
         cells = [f"{oracles.compare(name, dtype).max():.1e}" for dtype in oracles.TOLERANCES]
         table.append((f"{real_name(name)} ({of}{', its equal' * (name == 'burn')})", name, *cells))

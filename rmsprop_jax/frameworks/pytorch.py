@@ -140,7 +140,9 @@ def load(
     Returns:
       The call of `dialects.pytorch`, `timm` or `stable_baselines3` with the hyperparameters of the
       checkpoint (in `optax.partition` if there are several groups, or frozen parameters), and its
-      state. The count of updates is restored, so that a schedule goes on.
+      state. The count of updates is restored, so that a schedule goes on. The bytes of bitsandbytes
+      become float32; `storage.pack(opt_state, nu=storage.U8)`, for `storage.store(tx,
+      nu=storage.U8)`, makes bytes of them again.
 
     Raises:
       ValueError: also for a momentum that a scheduler cycles, and if several optimizers may have

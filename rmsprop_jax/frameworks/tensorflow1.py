@@ -175,10 +175,15 @@ def dump(
 
     Returns:
       The slots by their names in a checkpoint, and with like or optimizer the count of updates.
-      TensorFlow 1 has a momentum always, 0 if tx has none. To load them, assign each to its slot
-      variable: `session.run([v.assign(saved[v.op.name]) for v in optimizer.variables()])` in a
-      graph; `optimizer.get_slot(v, "rms").assign(...)` for objects, after a first step has made
-      them; `optimizer.iterations.assign(...)` for the count.
+      TensorFlow 1 has a momentum always, 0 if tx has none.
+
+      To load them, write a checkpoint like the one that was read (`variables`), with the weights,
+      too: `new = {**variables, **saved, **weights}`, `tf.raw_ops.SaveV2(prefix=path,
+      tensor_names=list(new), shape_and_slices=[""] * len(new), tensors=list(new.values()))`.
+      `tf.compat.v1.train.Saver` restores it, or `tf.train.Checkpoint`. Without one, assign each to
+      its slot variable: `session.run([v.assign(saved[v.op.name]) for v in optimizer.variables()])`
+      in a graph; `optimizer.get_slot(v, "rms").assign(...)` for objects, after a first step has
+      made them; `optimizer.iterations.assign(...)` for the count.
 
     Example:
       >>> tx, params = tensorflow1(0.1, centered=True), {"w": np.zeros(2, np.float32)}

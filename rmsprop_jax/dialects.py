@@ -18,7 +18,9 @@ another framework is one branch of `optax.partition`.
 
 What a dialect returns is an `optax.GradientTransformationExtraArgs`, whose updates have the shapes
 and dtypes of the gradients. It raises ValueError for a number out of its range and for an array
-that is no scalar, and TypeError for a number that is none.
+that is no scalar, for arguments that exclude each other, and for one that "must be" something else:
+what that does is a part of its own in Optax, which the error names. It raises TypeError for a
+number that is none.
 """
 
 from rmsprop_jax.frameworks.burn import burn

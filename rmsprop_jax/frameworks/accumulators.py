@@ -147,6 +147,20 @@ def start(
     return tx.init(jax.tree.map(jnp.asarray, to_params(dict(weights))))
 
 
+def by_name(found: Named, wanted: Named, keys: Keys) -> dict[str, Named]:
+    """For each accumulator the arrays by name of the parameter, all checked.
+
+    Args:
+      found: the arrays that there are, by key.
+      wanted: arrays like those that there should be, by key.
+      keys: the key of each.
+    """
+    arrays.check(found, wanted)
+    means = {keys["nu"][n]: key for n, key in keys.get("mu", {}).items()}
+    arrays.check_numbers(found, keys["nu"].values(), means)
+    return {part: {n: found[key] for n, key in own.items()} for part, own in keys.items()}
+
+
 def load(
     tx: optax.GradientTransformation,
     template: optax.OptState,

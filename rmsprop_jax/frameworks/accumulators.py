@@ -68,7 +68,12 @@ def groups_of(
     groups = []
     for part in found:
         inside = [p for p in part.walk() if not p.children]
-        average = next(p for p in inside if p.factory is scale_by_rms)
+        average = next(p for p in part.walk() if p.factory is scale_by_rms)
+        if average.arguments["numerator"] is not None:
+            raise ValueError(
+                f"dialects.{part.name} keeps averages of its own, which no file that is written "
+                "here has a place for. Its state is saved and restored as this library's own."
+            )
         rms, traces = average.state, anatomy.find_traces(part)
         if not isinstance(rms, RmsState) or len(traces) > 1:
             raise ValueError(

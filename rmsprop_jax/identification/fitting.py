@@ -95,9 +95,11 @@ def screen(
             point = {**numbers, **dict(zip(lacking, values, strict=True)), **known}
             points.append((_cost(structure, point, few, None, scheduled)[0], point))
     points.sort(key=lambda point: point[0])
+    lines = {k: _line(k, structure, few) for k in free}
     starts = [points[0][1]]
     for _, numbers in points[1:]:  # the next one elsewhere
-        if any(abs(to_line(k, numbers[k]) - to_line(k, starts[0][k])) > 2.5 for k in free):
+        far = lambda k, y: abs(lines[k].to(y[k]) - lines[k].to(starts[0][k])) > 2.5
+        if any(far(k, numbers) for k in free):
             starts.append(numbers)
             break
     return min(
@@ -136,15 +138,17 @@ def refine(
     numbers = {k: start[k] for k in free} | {
         k: x for k, x in known.items() if k in (*structure.numbers, "learning_rate")
     }
-    bounds = np.array([_bounds(k, structure, recording) for k in free]).reshape(-1, 2)
+    lines = [_line(k, structure, recording) for k in free]
+    bounds = np.array([(line.low, line.high) for line in lines]).reshape(-1, 2)
 
     def at(x: np.ndarray) -> Numbers:
-        return {**numbers, **{k: from_line(k, y) for k, y in zip(free, x, strict=True)}}
+        found = {k: line.back(y) for k, line, y in zip(free, lines, x, strict=True)}
+        return {**numbers, **found}
 
     def residuals(x: np.ndarray) -> np.ndarray:
         return _cost(structure, at(x), recording, tolerance, scheduled)[1]
 
-    x = np.array([to_line(k, numbers[k]) for k in free])
+    x = np.array([line.to(numbers[k]) for k, line in zip(free, lines, strict=True)])
     x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds)
     best = residuals(x)
     return at(x), float(best @ best)
@@ -200,32 +204,45 @@ def _cost(
 FRACTIONS = ("decay", "momentum")
 
 
-def to_line(quantity: str, x: float) -> float:
-    """A number on the line on which it is searched."""
-    x = max(x, 1e-300)
-    return float(np.log(x / (1 - x)) if quantity in FRACTIONS else np.log(x))
+class Line(NamedTuple):
+    """The line on which a number is searched.
+
+    The logarithm of rho / (1 - rho) for rates of averages. For the others that of 1 + x / unit: it
+    is straight where x is so small that its effect is proportional to it, and has a 0.
+    """
+
+    unit: float
+    low: float
+    high: float
+
+    def to(self, x: float) -> float:
+        """A number's place."""
+        if self.unit:
+            return float(np.log1p(x / self.unit))
+        x = min(max(x, 1e-9), 1 - 1e-9)
+        return float(np.log(x / (1 - x)))
+
+    def back(self, y: float) -> float:
+        """The number at a place."""
+        return float(np.expm1(y) * self.unit if self.unit else 1 / (1 + np.exp(-y)))
 
 
-def from_line(quantity: str, y: float) -> float:
-    """The number back from that line."""
-    return float(1 / (1 + np.exp(-y)) if quantity in FRACTIONS else np.exp(y))
+def _line(quantity: str, structure: Structure, recording: Recording) -> Line:
+    if quantity in FRACTIONS:
+        return Line(0.0, -9.0, 12.0)
+    sizes = _sizes(recording)
+    if quantity == "eps":
+        small, large = 1e-3 * sizes[0], 1e5 * max(sizes[-1], structure.start)
+        unit, most = (small**2, large**2) if structure.eps == "inside" else (small, large)
+        return Line(unit, 0.0, float(np.log1p(most / unit)))
+    unit = 1e-3 * list(_grid(quantity, structure, recording))[1]
+    return Line(unit, 0.0, 30.0)
 
 
 def _sizes(recording: Recording) -> np.ndarray:
     """Root mean squares of the gradients of elements that have any, in order."""
     sizes = np.sort(np.sqrt(np.mean(recording.grads**2, axis=1)))
     return sizes[sizes > 0] if np.any(sizes > 0) else np.ones(1)
-
-
-def _bounds(quantity: str, structure: Structure, recording: Recording) -> tuple[float, float]:
-    if quantity in FRACTIONS:
-        return -9.0, 12.0
-    if quantity == "eps":
-        sizes = _sizes(recording)
-        low, high = np.log(1e-18 * sizes[0]), np.log(1e5 * max(sizes[-1], structure.start))
-        return (2 * low, 2 * high) if structure.eps == "inside" else (low, high)
-    middle = np.log(_grid(quantity, structure, recording)[1])
-    return middle - 30, middle + 30
 
 
 def _grid(quantity: str, structure: Structure, recording: Recording) -> Iterable[float]:

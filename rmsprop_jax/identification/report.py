@@ -70,7 +70,7 @@ class Identification:
                 lines.append(f"It departs at step {step}, in {', '.join(arrays)}.")
         lines.append(f"Distance {_short(best.distance)}; up to 1 is rounding.")
         for name, (low, high) in best.undetermined.items():
-            lines.append(f"{name} isn't determined: {low:.0e} to {high:.0e} fit as well.")
+            lines.append(f"{name} isn't determined: {low:.4g} to {high:.4g} fit as well.")
         if others:
             lines.append("Others:")
             lines += [f"  {_short(c.distance):>9}  {', '.join(c.dialects[:4])}" for c in others]

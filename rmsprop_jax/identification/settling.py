@@ -1,10 +1,11 @@
 """Numbers as somebody may have typed them, and which of them the data don't determine."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from rmsprop_jax.identification.fitting import FRACTIONS, Fit, evaluate, from_line, refine, to_line
+from rmsprop_jax.identification.fitting import FRACTIONS, Fit, evaluate, refine
 from rmsprop_jax.identification.recording import Recording
 from rmsprop_jax.identification.simulation import Numbers
 
@@ -66,9 +67,9 @@ class _Trial:
         self.typed: Numbers = {}
         self.best: Numbers = dict(fit.numbers)
         self.tolerance = fit.steps.tolerance
-        self.cost = self.try_with({})
-        told = np.sum(np.isfinite(self.tolerance))
-        self.unit = max(self.cost / max(told, 1), 0.05)
+        self.cost = self.least = self.try_with({})
+        self.count = max(int(np.sum(np.isfinite(self.tolerance))), 1)
+        self.unit = max(self.cost / self.count, 0.05)
 
     def try_with(self, more: Numbers, keep: bool = False) -> float:
         """The sum of squares with some more numbers held."""
@@ -84,6 +85,10 @@ class _Trial:
         if keep:
             self.best = {**self.best, **numbers}
         return cost
+
+    def is_as_good(self, more: Numbers) -> bool:
+        """Whether it fits as well with some more numbers held."""
+        return self.try_with(more) - self.cost <= _AS_GOOD * self.unit
 
     def determines(self, k: str) -> bool:
         """Whether a small change either way would be seen."""
@@ -107,30 +112,41 @@ class _Trial:
             if abs(typed - x) > allowed:
                 continue
             for used in (typed, float(np.float32(typed))):
-                if self.try_with({k: used}) - self.cost <= _AS_GOOD * self.unit:
+                # How a framework rounds may look like another number: what counts is that it fits.
+                cost = self.try_with({k: used})
+                if cost <= 1.3 * self.least + 0.02 * self.count:
                     self.held[k], self.typed[k] = used, typed
                     self.try_with({}, keep=True)
+                    self.cost = max(self.cost, cost)
                     return
         self.held[k] = self.typed[k] = float(f"{x:.9g}")
 
     def range(self, k: str) -> tuple[float, float]:
-        """From where to where a number fits as well, in decades."""
-        ends = []
-        for sign in (-1, 1):
-            y = to_line(k, float(self.best[k]))
-            for _ in range(14):
-                further = from_line(k, y + sign * np.log(10) / 2)
-                if self.try_with({k: further}) - self.cost > _AS_GOOD * self.unit:
-                    break
-                y = to_line(k, further)
-            ends.append(from_line(k, y))
-        return ends[0], ends[1]
+        """From where to where a number fits as well."""
+        x = max(float(self.best[k]), 1e-24)
+        # Of rates of averages rho / (1 - rho).
+        to = lambda y: y / (1 - y) if k in FRACTIONS else y
+        back = lambda y: y / (1 + y) if k in FRACTIONS else y
+        return back(self._end(k, to(x), 1e-3, back)), back(self._end(k, to(x), 1e3, back))
+
+    def _end(self, k: str, good: float, factor: float, back: Callable[[float], float]) -> float:
+        for _ in range(10):
+            bad = good * factor
+            if not self.is_as_good({k: back(bad)}):
+                break
+            good = bad
+        else:
+            return 0.0 if factor < 1 else good
+        for _ in range(10):
+            middle = np.sqrt(good * bad)
+            good, bad = (middle, bad) if self.is_as_good({k: back(middle)}) else (good, middle)
+        return float(good)
 
     def choose(self, k: str, defaults: list[float]) -> None:
         """Holds a default, if one fits as well, or a number with one digit."""
         x = float(self.best[k])
         for typed in (*defaults, *(float(f"{x:.{digits}g}") for digits in range(1, 6))):
-            if self.try_with({k: typed}) - self.cost <= _AS_GOOD * self.unit:
+            if self.is_as_good({k: typed}):
                 self.held[k] = self.typed[k] = typed
                 self.try_with({}, keep=True)
                 return

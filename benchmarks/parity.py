@@ -1,38 +1,35 @@
 """How far our dialects are from the real frameworks, as the table in the README.
 
-Usage, where the frameworks are installed (`pip install torch timm keras`):
+Usage, where the tests' packages are installed (`pip install '.[test]'`):
 
     python benchmarks/parity.py            # print the table
     python benchmarks/parity.py --write    # and put it into README.md
 
-The problem and the comparison are those of the tests, see `tests/trajectories.py`.
+The problem and the comparison are those of the tests, see `tests/support/trajectories.py`.
 """
 
 import argparse
 import importlib.metadata
-import json
 import platform
 import re
 import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import oracles  # noqa: E402  # pyright: ignore[reportMissingImports]
+import trajectories  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 README = ROOT / "README.md"
-LIVE = {  # name of the framework: its call, the distribution to ask for the version
-    "pytorch": ("`torch.optim.RMSprop`", "torch"),
-    "timm": ("`timm.optim.RMSpropTF`", "timm"),
-    "keras": ("`keras.optimizers.RMSprop`", "keras"),
-    "optax": ("`optax.rmsprop`", "optax"),
-    "burn": ("burn's `RmsPropConfig`, by its equal: torch", "torch"),
-}
-RECORDED = {
+FRAMEWORKS = {
+    "pytorch": "`torch.optim.RMSprop`",
+    "timm": "`timm.optim.RMSpropTF`",
+    "keras": "`keras.optimizers.RMSprop`",
+    "optax": "`optax.rmsprop`",
+    "burn": "burn's `RmsPropConfig`, by its equal: torch",
     "tensorflow1": "`tf.compat.v1.train.RMSPropOptimizer`",
     "tf_keras_legacy": "`tf_keras.optimizers.legacy.RMSprop`",
     "sonnet": "`sonnet.optimizers.RMSProp`",
@@ -47,22 +44,20 @@ RECORDED = {
 def rows() -> list[tuple[str, ...]]:
     """Framework, our call, and the largest differences in float64 and float32."""
     table = []
-    for name, (framework, distribution) in LIVE.items():
-        version = importlib.metadata.version(distribution)
-        cells = [f"{oracles.compare(name, dtype).max():.1e}" for dtype in oracles.TOLERANCES]
-        table.append((f"{framework} {version}", name, *cells))
-    for name, framework in RECORDED.items():
-        path = ROOT / "tests" / "recorded" / f"{name}.npz"
-        with np.load(path) as archive:
-            versions = json.loads(archive["about"].item())["versions"]
-            dtypes = [dtype for dtype in oracles.TOLERANCES if dtype in archive]
-        version = next(iter(versions.values()))
+    for name, framework in FRAMEWORKS.items():
+        if name == "optax":  # always here: not recorded, but run
+            version = importlib.metadata.version(name)
+        else:
+            about = trajectories.about("pytorch" if name == "burn" else name)
+            version = f"{next(iter(about['versions'].values()))}, recorded"
         cells = [
-            f"{oracles.compare_recorded(name, dtype).max():.1e}" if dtype in dtypes else "–"
+            "–"
+            if (name, dtype) == ("mxnet", "float64")
+            else f"{oracles.compare(name, dtype).max():.1e}"
             for dtype in oracles.TOLERANCES
         ]
         dialect = oracles.RECORDED[name] + ("`, `paddle" if name == "mxnet" else "")
-        table.append((f"{framework} {version}, recorded", dialect, *cells))
+        table.append((f"{framework} {version}", dialect, *cells))
     return table
 
 
@@ -76,7 +71,7 @@ def markdown() -> str:
         [
             *lines,
             "",
-            "Largest difference of any parameter after any of 1,000 steps, in units of the largest "
+            "Largest difference of any parameter in 1,000 steps, in units of the largest "
             "parameter, over all combinations of options and three learning-rate schedules. "
             f"Measured by `benchmarks/parity.py` with jax {jax.__version__} on {device} "
             f"({platform.machine()}); what is recorded is described in `tests/recorded/README.md`.",

@@ -1,7 +1,6 @@
 """`dialects`: each framework's RMSProp, against the framework itself."""
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import re
@@ -17,11 +16,12 @@ import optax
 import oracles
 import pytest
 from oracles import LIVE, RECORDED, TOLERANCES
-from trajectories import RECORDED_STEPS, SCHEDULES, gradients, initial_params, recorded
+from trajectories import RECORDED_STEPS, SCHEDULES, about, gradients, initial_params
 
 from rmsprop_jax import RmsState, dialects, scale_by_rms
 
 NAMES = dialects.__all__
+ALL = [(name, t) for name in RECORDED for t in TOLERANCES if (name, t) != ("mxnet", "float64")]
 
 
 def float64(test):
@@ -48,12 +48,7 @@ def parameters(tx, params, grads) -> list[Any]:
 def available(framework):
     """The framework's name, or a skip where it can't run."""
     try:
-        if framework == "keras":
-            oracles.import_keras()
-        elif framework == "timm":
-            oracles.import_timm_rmsprop()
-        elif framework in ("pytorch", "burn"):
-            importlib.import_module("torch")
+        oracles.optimizer(framework)
     except ImportError as error:
         pytest.skip(str(error))
     return framework
@@ -64,25 +59,25 @@ def torch():
     return pytest.importorskip("torch")
 
 
-# 1,000 steps beside the frameworks.
+# 1,000 steps beside the frameworks, recorded and as they are today.
 
 
+@pytest.mark.parametrize(("framework", "dtype"), ALL)
+def test_framework(framework, dtype):
+    distances = oracles.compare(framework, dtype)
+    configs, _ = oracles.recording(framework, dtype)
+    assert distances.shape == (len(configs),)
+    assert distances.max() <= TOLERANCES[dtype], configs[distances.argmax()]
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("framework", LIVE)
-def test_live_framework(framework, dtype):
-    distances = oracles.compare(available(framework), dtype)
-    assert distances.shape == (len(LIVE[framework]), len(SCHEDULES))
-    assert distances.max() <= TOLERANCES[dtype], LIVE[framework][distances.max(-1).argmax()]
-
-
-@pytest.mark.parametrize(
-    ("framework", "dtype"),
-    [(name, dtype) for name in RECORDED for dtype in TOLERANCES if dtype in recorded(name)[1]],
-)
-def test_recorded_framework(framework, dtype):
-    distances = oracles.compare_recorded(framework, dtype)
-    assert distances.shape == (len(recorded(framework)[0]),)
-    assert distances.max() <= TOLERANCES[dtype], recorded(framework)[0][distances.argmax()]
+@pytest.mark.parametrize("framework", ["pytorch", "timm", "keras"])
+def test_framework_does_what_it_was_recorded_to_do(framework, dtype, steps):
+    configs, now = oracles.live(available(framework), dtype, steps)
+    recorded_configs, then = oracles.recording(framework, dtype)
+    assert configs == recorded_configs
+    assert oracles.distance(now, then[:, : now.shape[1]]).max() <= TOLERANCES[dtype]
 
 
 def test_burn_gives_the_numbers_in_its_own_tests():
@@ -164,11 +159,12 @@ WITHOUT = {  # what a framework doesn't have, or always has
     "order of weight decay": [
         *("tf_keras_legacy", "tensorflow1", "sonnet", "optax", "mlx", "chainer_graves")
     ],
-    "place of maximize": [name for name in (*LIVE, *RECORDED) if name != "pytorch"],
+    "place of maximize": [name for name in RECORDED if name != "pytorch"],
 }
 MUTANTS = [
     (framework, mutation)
-    for framework in [*LIVE, *(name for name in RECORDED if name != "mxnet")]  # it has no float64
+    for framework in RECORDED
+    if framework != "mxnet"  # it has no float64
     for mutation in MUTATIONS
     if framework not in WITHOUT.get(mutation, ())
 ]
@@ -190,12 +186,9 @@ def mutant(dialect, mutation):
 
 def with_everything(framework):
     """The index and the arguments of a configuration with all that the framework has."""
-    if framework in LIVE:
-        configs = list(enumerate(LIVE[framework]))
-    else:
-        every = enumerate(recorded(framework)[0])
-        configs = [(i, config["kwargs"]) for i, config in every if config["schedule"] == "step"]
-    return max(configs, key=lambda config: sum(map(bool, config[1].values())))
+    configs = enumerate(oracles.recording(framework, "float64")[0])
+    steps = [(i, config["kwargs"]) for i, config in configs if config["schedule"] == "step"]
+    return max(steps, key=lambda config: sum(map(bool, config[1].values())))
 
 
 @pytest.fixture(scope="module")
@@ -213,13 +206,8 @@ def mutant_trajectories():
 @pytest.mark.parametrize(("framework", "mutation"), MUTANTS)
 def test_every_mistake_is_noticed(framework, mutation, mutant_trajectories):
     index, _ = with_everything(framework)
-    mutated = mutant_trajectories[framework, mutation]
-    if framework in LIVE:
-        real = oracles.live(available(framework), "float64")[index, SCHEDULES.index("step")]
-    else:
-        real = recorded(framework)[1]["float64"][index]
-        mutated = mutated[np.array(RECORDED_STEPS) - 1]
-    distance = oracles.distance(mutated, real)
+    mutated = mutant_trajectories[framework, mutation][np.array(RECORDED_STEPS) - 1]
+    distance = oracles.distance(mutated, oracles.recording(framework, "float64")[1][index])
     if mutation == "nothing":
         assert distance <= TOLERANCES["float64"]
     else:
@@ -394,21 +382,18 @@ def test_optax_values(dtype):
 
 @pytest.mark.parametrize("name", ["pytorch", "timm", "keras"])
 def test_signature_is_that_of_the_framework(name):
-    available(name)
-    if name == "keras":
-        framework = oracles.import_keras().optimizers.RMSprop
-    elif name == "timm":
-        framework = oracles.import_timm_rmsprop()
-    else:
-        framework = importlib.import_module("torch").optim.RMSprop
-    arguments = list(inspect.signature(framework.__init__).parameters.values())
-    theirs = [(p.name, p.default) for p in arguments if p.name not in ("self", "params", "kwargs")]
     arguments = inspect.signature(getattr(dialects, name)).parameters.values()
-    mine = [(p.name, p.default) for p in arguments if p.kind == p.POSITIONAL_OR_KEYWORD]
-    assert mine == theirs
+    mine = [[p.name, p.default] for p in arguments if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert mine == about(name)["signature"]
     only_ours = [p.name for p in arguments if p.kind == p.KEYWORD_ONLY]
     ours = {"timm": ["max_lr"], "keras": ["jit_compile", "is_legacy_optimizer"]}  # of tf_keras
     assert only_ours == ours.get(name, [])
+
+
+@pytest.mark.parametrize("name", ["pytorch", "timm", "keras"])
+def test_signature_is_as_recorded(name):
+    available(name)
+    assert list(map(list, oracles.signature(name))) == about(name)["signature"]
 
 
 def halving(count):

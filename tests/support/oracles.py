@@ -137,11 +137,6 @@ def call(
     return _optax.chain(_optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
 
 
-def ours(framework: str, configs: Sequence[Config], dtype: str) -> np.ndarray:
-    """What our calls compute, in the shape that the frameworks' functions have."""
-    return run([functools.partial(call, framework, config) for config in configs], dtype)
-
-
 def run(factories: Sequence[Factory], dtype: str) -> np.ndarray:
     """What transformations compute, each made from a schedule of the learning rate."""
 
@@ -317,8 +312,13 @@ def recording(framework: str, dtype: str) -> tuple[list[Config], np.ndarray]:
     return [configs[i] for i in rows], params[dtype][rows]
 
 
-def compare(framework: str, dtype: str) -> np.ndarray:
+def compare(framework: str, dtype: str, make: Callable[..., Any] = call) -> np.ndarray:
     """How far our calls are from the real framework, by configuration.
+
+    Args:
+      framework: one of `RECORDED`.
+      dtype: to compute in.
+      make: from a framework, its arguments and a learning rate to a transformation.
 
     Returns:
       The largest difference of a parameter after any of the recorded steps, in units of the largest
@@ -333,7 +333,7 @@ def compare(framework: str, dtype: str) -> np.ndarray:
     distinct = [x for i, x in enumerate(arguments) if x not in arguments[:i]]
     rows = [distinct.index(x) for x in arguments]
     schedules = [SCHEDULES.index(config["schedule"]) for config in configs]
-    mine = ours(framework, distinct, dtype)[rows, schedules]
+    mine = run([functools.partial(make, framework, x) for x in distinct], dtype)[rows, schedules]
     return distance(mine[:, np.array(RECORDED_STEPS) - 1], theirs)
 
 

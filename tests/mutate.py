@@ -29,11 +29,17 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rmsprop_jax"
 TESTS = {  # by the start of a room's path; the quick ones first
-    "transform.py": ["test_transform.py", "test_fuzz.py", "test_eager.py", "test_hostile.py"],
+    "transform.py": ["test_fuzz.py", "test_transform.py", "test_eager.py", "test_hostile.py"],
     "precision.py": ["test_precision.py", "test_types.py", "test_misfits.py", "test_devices.py"],
     "anatomy.py": ["test_anatomy.py", "test_explain.py", "test_diagnostics.py"],
-    "frameworks/": ["frameworks", "test_checkpoints.py", "test_dialects.py", "test_recipes.py"],
-    "storage/": ["test_storage.py"],
+    "frameworks/": [
+        "test_foreign_states.py",
+        "frameworks",
+        "test_checkpoints.py",
+        "test_dialects.py",
+        "test_recipes.py",
+    ],
+    "storage/": ["test_machine.py", "test_storage.py"],
 }
 HIDDEN = ("torch", "timm", "keras", "tensorflow", "tf_keras")
 TIMEOUT = 1200.0  # seconds; a mistake may also make a loop endless

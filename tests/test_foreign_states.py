@@ -1,4 +1,8 @@
-"""Where groups made different numbers of updates, a checkpoint and a state have the largest."""
+"""What a framework's state may hold and one of this library can't: it becomes the nearest there is.
+
+Groups may have made different numbers of updates: the largest counts. And a framework that keeps
+E|g|^2 and E g may have rounded them so that the variance between them is negative: it is 0.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +89,41 @@ def test_restore(counts):
     before, after = groups(rmsprop), groups(lambda: rmsprop(SCHEDULE))
     state = restore(after, with_counts(before.init(PARAMS), counts), PARAMS)
     assert {int(x) for x in jax.tree.leaves(state) if x.dtype == jnp.int32} == {5}
+
+
+def a_bit_less(mu):
+    return mu**2 * np.float32(1 - 1e-6)
+
+
+def test_a_variance_that_rounding_made_negative_is_0():
+    mu = np.linspace(0.5, 3, 2, dtype=np.float32)
+    weights, tx = {"w": mu}, dialects.pytorch(centered=True)
+    saved = interop.pytorch.dump(tx, tx.init(weights), weights, same)
+    saved["state"][0] |= {"square_avg": a_bit_less(mu), "grad_avg": mu}
+    tx, state = interop.pytorch.load(saved, weights, same)
+    np.testing.assert_array_equal(optax.tree.get(state, "nu")["w"], 0.0)
+    updates, _ = tx.update({"w": jnp.ones(2)}, state)
+    assert np.isfinite(updates["w"]).all()
+
+    tx = dialects.keras(0.1, centered=True)
+    saved = interop.keras.dump(tx, tx.init(weights), weights, same)
+    velocity, average = (
+        next(k for k in saved if k.endswith(x)) for x in ("velocity", "average_gradient")
+    )
+    state = interop.keras.load(tx, saved | {velocity: a_bit_less(mu), average: mu}, weights, same)
+    np.testing.assert_array_equal(optax.tree.get(state, "nu")["w"], 0.0)
+
+
+@pytest.mark.parametrize("part", ["real", "imag"])
+def test_so_is_that_of_either_part_of_a_complex_one(part):
+    mu = np.array([0.5, 3.0], np.float32)
+    second, mean = (x if part == "real" else 1j * x for x in (a_bit_less(mu), mu))
+    weights, tx = {"w": np.ones(2, np.complex64)}, dialects.pytorch(centered=True)
+    saved = interop.pytorch.dump(tx, tx.init(weights), weights, same)
+    saved["state"][0] |= {
+        "square_avg": second.astype(np.complex64),
+        "grad_avg": mean.astype(np.complex64),
+    }
+    _, state = interop.pytorch.load(saved, weights, same)
+    for nu in optax.tree.get(state, "nu")["w"]:
+        np.testing.assert_array_equal(nu, 0.0)

@@ -91,21 +91,20 @@ class Mutant(NamedTuple):
         return f"{self.room}:{self.line}: {self.before}  ->  {self.after}"
 
 
-def mutants_of(room: str) -> Iterator[Mutant]:
-    """All mistakes that can be made in a room, one at a time."""
-    source = (PACKAGE / room).read_text()
-    for number in itertools.count():
-        tree = ast.parse(source)
-        change = next(itertools.islice(_changes(tree), number, None), None)
-        if change is None:
-            return
-        node, statement = change
-        before = ast.unparse(statement)
-        node()
-        after = ast.unparse(statement)
-        name = str(PACKAGE / room)
-        pair = _where_they_differ(before, after)
-        yield Mutant(room, statement.lineno, *pair, compile(tree, name, "exec", dont_inherit=True))
+def count(room: str) -> int:
+    """How many mistakes can be made in a room, one at a time."""
+    return sum(1 for _ in _changes(ast.parse((PACKAGE / room).read_text())))
+
+
+def mutant(room: str, number: int) -> Mutant:
+    """One of them."""
+    tree = ast.parse((PACKAGE / room).read_text())
+    change, statement = next(itertools.islice(_changes(tree), number, None))
+    before = ast.unparse(statement)
+    change()
+    pair = _where_they_differ(before, ast.unparse(statement))
+    code = compile(tree, str(PACKAGE / room), "exec", dont_inherit=True)
+    return Mutant(room, statement.lineno, *pair, code)
 
 
 def _where_they_differ(before: str, after: str) -> tuple[str, str]:
@@ -248,26 +247,23 @@ def main() -> None:
         for path in sorted(PACKAGE.rglob("*.py"))
         if str(path.relative_to(PACKAGE)).startswith(tuple(args.rooms or TESTS))
     ]
-    mutants = [mutant for room in rooms for mutant in mutants_of(room)]
-    total = len(mutants)
-    random.Random(args.seed).shuffle(mutants)
-    mutants = mutants[: args.sample]
+    mistakes = [(room, number) for room in rooms for number in range(count(room))]
+    total = len(mistakes)
+    random.Random(args.seed).shuffle(mistakes)
+    mistakes = mistakes[: args.sample]
     prepare()
-    for room in dict.fromkeys(mutant.room for mutant in mutants):
+    for room in dict.fromkeys(room for room, _ in mistakes):
         if failed := run(module_of(room), None, tests_of(room)):
             sys.exit(f"{failed} fails as it is.")
     survivors = []
-    for number, mutant in enumerate(mutants, 1):
-        reason = EQUIVALENT.get((mutant.room, mutant.after))
-        killer = (
-            f"same: {reason}"
-            if reason
-            else run(module_of(mutant.room), mutant.code, tests_of(mutant.room))
-        )
-        survivors += [] if killer else [mutant]
-        print(f"{number}/{len(mutants)} {mutant}\n    {killer or 'SURVIVES'}", flush=True)
-    noticed = 1 - len(survivors) / max(1, len(mutants))
-    print(f"\n{noticed:.1%} of {len(mutants)} noticed, of {total} that there are. The others:")
+    for number, mistake in enumerate(mistakes, 1):
+        made = mutant(*mistake)
+        killer = EQUIVALENT.get((made.room, made.after))
+        killer = killer or run(module_of(made.room), made.code, tests_of(made.room))
+        survivors += [] if killer else [made]
+        print(f"{number}/{len(mistakes)} {made}\n    {killer or 'SURVIVES'}", flush=True)
+    noticed = 1 - len(survivors) / max(1, len(mistakes))
+    print(f"\n{noticed:.1%} of {len(mistakes)} noticed, of {total} that there are. The others:")
     print(*survivors, sep="\n")
     sys.exit(noticed < NEEDED)
 

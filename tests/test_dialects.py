@@ -214,47 +214,6 @@ def test_every_mistake_is_noticed(framework, mutation, mutant_trajectories):
         assert distance > 10 * TOLERANCES["float32"]
 
 
-# What `optax.rmsprop` can't express.
-
-
-@float64
-def test_learning_rate_outside_the_momentum():
-    rates = jnp.array([0.1, 0.0, 0.0])
-    schedule = lambda count: rates[count]
-    alike = {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}
-    start, grads = jnp.array(1.0), [jnp.array(1.0)] * 3
-    stopped = parameters(dialects.pytorch(schedule, momentum=0.9), start, grads)
-    np.testing.assert_allclose(stopped, [9.9999990277e-08] * 3, rtol=1e-9)
-    for make in (optax.rmsprop, dialects.optax):
-        coasting = parameters(make(schedule, **alike), start, grads)
-        np.testing.assert_allclose(coasting, 1 - np.array([1.0, 1.9, 2.71]), rtol=0, atol=1e-6)
-
-
-@float64
-def test_coupled_and_decoupled_weight_decay():
-    start, grads = jnp.array([2.0, -3.0]), [jnp.zeros(2)]
-    coupled = dialects.pytorch(0.01, weight_decay=0.1)
-    expected = [1.90000005, -2.90000003]
-    np.testing.assert_allclose(parameters(coupled, start, grads)[0], expected, rtol=0, atol=1e-8)
-    for decoupled in (
-        dialects.keras(0.01, weight_decay=0.1),
-        dialects.timm(0.01, weight_decay=0.1, decoupled_decay=True),
-    ):
-        np.testing.assert_allclose(parameters(decoupled, start, grads)[0], [1.998, -2.997], 1e-15)
-    np.testing.assert_array_equal(parameters(optax.rmsprop(0.01), start, grads)[0], start)
-
-
-@float64
-def test_caution():
-    start, grads = jnp.ones(2), [jnp.ones(2), jnp.array([-0.01, 1.0])]
-    careful = parameters(dialects.timm(0.1, momentum=0.9, caution=True), start, grads)
-    careless = parameters(dialects.timm(0.1, momentum=0.9), start, grads)
-    np.testing.assert_allclose(careful[0], [0.9, 0.9], rtol=1e-9)
-    # The first waits; the second of two makes two steps of 0.09 + 0.1.
-    np.testing.assert_allclose(careful[1], [0.9, 0.9 - 2 * 0.19], rtol=1e-9)
-    np.testing.assert_allclose(careless[1], [0.9 - 0.09 + 0.001 / 0.90001**0.5, 0.71], rtol=1e-9)
-
-
 # PyTorch's own tests, and what only PyTorch has.
 
 
@@ -266,29 +225,6 @@ def common_optimizers(torch, monkeypatch):
         vars(stub)["TestCase"] = unittest.TestCase
         monkeypatch.setitem(sys.modules, "expecttest", stub)
     return pytest.importorskip("torch.testing._internal.common_optimizers")
-
-
-@float64
-def test_pytorchs_list_of_configurations(torch, common_optimizers):
-    inputs = common_optimizers.optim_inputs_func_rmsprop("cpu")
-    assert len(inputs) >= 8
-    random = np.random.RandomState(0)
-    start = {"weight": random.standard_normal((4, 3)), "bias": random.standard_normal(4)}
-    grads = [{k: random.standard_normal(v.shape) for k, v in start.items()} for _ in range(30)]
-    for config in inputs:
-        theirs = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start.items()}
-        opt = torch.optim.RMSprop(theirs.values(), **config.kwargs)
-        mine = parameters(
-            dialects.pytorch(**config.kwargs), jax.tree.map(jnp.asarray, start), grads
-        )
-        for g, p in zip(grads, mine, strict=True):
-            for k, v in theirs.items():
-                v.grad = torch.tensor(g[k])
-            opt.step()
-            for k, v in theirs.items():
-                np.testing.assert_allclose(
-                    p[k], v.detach(), rtol=0, atol=1e-13, err_msg=config.desc
-                )
 
 
 def test_pytorchs_error_inputs(torch, common_optimizers):

@@ -6,7 +6,7 @@ Run where the packages of a family are installed (see ../README.md):
     python tests/recorded/checkpoints/record.py pytorch keras
 
 Each function named after a family returns its cases by kind, in the form that
-`tests/real_checkpoints.py` describes.
+`tests/support/real_checkpoints.py` describes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from real_checkpoints import FOLDER, STEPS, encode, gradient
 
 SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}

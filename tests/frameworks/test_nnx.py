@@ -98,7 +98,7 @@ def test_from_pytorch_and_back():
     interop.nnx.load(optimizer, state)
     assert int(optimizer.step[...]) == 200
     back = interop.pytorch.dump(
-        tx, optimizer.opt_state, named, lambda params: {"fc.weight": params["kernel"][...].T}
+        tx, interop.nnx.dump(optimizer), named, lambda params: {"fc.weight": params["kernel"].T}
     )
     for slot, x in slots.items():
         np.testing.assert_allclose(back["state"][0][slot], x)

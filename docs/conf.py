@@ -2,16 +2,22 @@
 
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from rmsprop_jax.table import dialect_table  # noqa: E402
+
 about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # What is kept beside the code that makes it; links don't work through symbolic ones.
 for folder in ("notebooks", "benchmarks"):
     only = shutil.ignore_patterns("*.npz", ".*", "__pycache__")
     shutil.copytree(ROOT / folder, ROOT / "docs" / folder, ignore=only, dirs_exist_ok=True)
+
+(ROOT / "docs" / "dialect_table.txt").write_text(dialect_table())
 
 project = about["name"]
 author = about["authors"][0]["name"]

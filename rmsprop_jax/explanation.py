@@ -1,5 +1,7 @@
 """What an optimizer does, in words: its update as lines of Python."""
 
+from __future__ import annotations
+
 import collections
 import functools
 import re

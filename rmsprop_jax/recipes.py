@@ -21,6 +21,8 @@ dtypes of the gradients. It raises a `ValueError` for a number out of its range,
 for what is not a number.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -741,9 +743,7 @@ def main(args: Sequence[str]) -> None:
         raise ValueError(f"there is no recipe {name}.{did_you_mean(name, __all__)}")
 
 
-def _scheduled(
-    learning_rate: Any, schedule: Callable[[Any], optax.Schedule]
-) -> optax.ScalarOrSchedule:
+def _scheduled(learning_rate: Any, schedule: Callable[[Any], optax.Schedule]) -> Any:
     """The schedule of the source from a number; a schedule of the user's stays what it is."""
     return learning_rate if callable(learning_rate) else schedule(learning_rate)
 

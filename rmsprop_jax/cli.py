@@ -105,14 +105,15 @@ def run() -> None:
         epilog="rmsprop-jax COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = f"rmsprop-jax {rmsprop_jax.__version__}"
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     commands = parser.add_argument_group("commands")
     for name, (_, text) in COMMANDS.items():
         commands.add_argument(name, help=text, nargs="?")
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command.startswith("-"):
-        parser.parse_args([command])
+        if parser.parse_args([command]).version:
+            print(f"rmsprop-jax {rmsprop_jax.__version__}")
+        sys.exit(0)
     if command not in COMMANDS:
         parser.error(f"there is no command {command}.{did_you_mean(command, COMMANDS)}")
     module, _, function = COMMANDS[command][0].partition(":")

@@ -88,9 +88,9 @@ def summary(table: list[tuple[str, ...]]) -> str:
     """The table in two sentences."""
     double, single = (max((row[i] for row in table if row[i] != "–"), key=float) for i in (2, 3))
     return (
-        f"{len(table)} frameworks, all within rounding: after 1,000 steps, no parameter differs by more\n"
-        f"than {double} of the largest one in float64, and {single} in float32, over all combinations of\n"
-        "options and three learning-rate schedules."
+        f"{len(table)} frameworks, all within rounding: after 1,000 steps, no parameter differs\n"
+        f"by more than {double} of the largest one in float64, and {single} in float32, over all\n"
+        "combinations of options and three learning-rate schedules."
     )
 
 

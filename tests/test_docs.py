@@ -66,7 +66,8 @@ def test_readme_is_one_page_whose_links_work_anywhere():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    raw = about["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com")
+    here = about["urls"]["Repository"]
+    raw = here.replace("github.com", "raw.githubusercontent.com")
     for link in re.findall(r"\]\((.*?)\)", text):
         assert link.startswith("https://")
         path = re.match(

@@ -1,7 +1,5 @@
 """The command `rmsprop-jax inspect`: what is in a checkpoint, and the lines that load it."""
 
-import argparse
-import ast
 import inspect
 import io
 import json
@@ -16,6 +14,8 @@ import jax
 import numpy as np
 
 from rmsprop_jax import dialects
+from rmsprop_jax.calls import evaluate
+from rmsprop_jax.cli import Parser
 from rmsprop_jax.explanation import explain
 from rmsprop_jax.frameworks import arrays, state_dicts
 from rmsprop_jax.frameworks import pytorch as torch_files
@@ -455,7 +455,7 @@ def as_text(report: Report) -> str:
     lines = [f"written by    {report.written_by}"]
     lines.append(f"updates made  {'not in the file' if report.count is None else report.count}")
     for call in report.calls:
-        lines += ["", call, *(f"  {line}" for line in explain(eval_call(call)).splitlines())]
+        lines += ["", call, *(f"  {line}" for line in explain(evaluate(call)).splitlines())]
     if report.unknown:
         lines += ["", f"not in the file, so put in your own: {', '.join(report.unknown)}"]
     head = ("", "shape", "lowest", "median", "highest", "lr/median", "zeros", "NaN", "inf")
@@ -485,16 +485,9 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, "", "to load it", *(f"    {line}" for line in report.lines)])
 
 
-def eval_call(call: str) -> Any:
-    """What a call of a report makes."""
-    name, _, arguments = call.removeprefix("dialects.").partition("(")
-    keywords = ast.parse(f"f({arguments}", mode="eval").body.keywords  # pyright: ignore
-    return getattr(dialects, name)(**{k.arg: ast.literal_eval(k.value) for k in keywords})
-
-
 def main(arguments: list[str]) -> None:
     """Prints what is in the checkpoint that the command line names."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rmsprop-jax inspect",
         description=read.__doc__.splitlines()[0] if read.__doc__ else None,
     )

@@ -1,5 +1,7 @@
 """The mathematics of RMSProp: one transformation, one state."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """RMSProp of burn, made by `RmsPropConfig`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """RMSProp of Graves (2013), as in Chainer's `RMSpropGraves` and MXNet's `RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

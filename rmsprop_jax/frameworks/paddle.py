@@ -1,5 +1,7 @@
 """RMSProp of PaddlePaddle, `paddle.optimizer.RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

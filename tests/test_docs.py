@@ -20,11 +20,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(rmsprop_jax.__path__, "rm
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {
     page: blocks
-    for page in [
-        ROOT / "README.md",
-        ROOT / "docs" / "composing.md",
-        *ROOT.glob("rmsprop_jax/**/*.md"),
-    ]
+    for page in [ROOT / "README.md", ROOT / "docs" / "guides" / "large_scale.md"]
     if (blocks := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 }
 

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
     from rmsprop_jax.eps import convert_eps
     from rmsprop_jax.explanation import explain
@@ -26,7 +27,6 @@ __all__ = [
     "storage",
     "weights",
 ]
-__version__ = "0.1.0"
 
 _HOMES = {
     "RmsState": "transform",
@@ -40,6 +40,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for: the command needs little of it, and can be interrupted early."""
+    if name == "__version__":  # which pyproject.toml says, and nothing else
+        return importlib.import_module("importlib.metadata").version(__name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
@@ -49,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -1,5 +1,7 @@
 """eps, moved from one side of the square root to the other."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 

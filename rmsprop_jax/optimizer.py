@@ -1,5 +1,7 @@
 """The textbook RMSProp as one `optax.chain`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

@@ -1,6 +1,5 @@
 """The dialects beside each other, as a table: the command `rmsprop-jax dialects`."""
 
-import argparse
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import optax
 from rmsprop_jax import dialects, parts
 from rmsprop_jax.anatomy import take_apart
 from rmsprop_jax.checks import given
+from rmsprop_jax.cli import Parser
 from rmsprop_jax.transform import scale_by_rms
 
 
@@ -40,7 +40,7 @@ def dialect_table() -> str:
 def main(args: Sequence[str]) -> None:
     """The command `rmsprop-jax dialects`."""
     description = "Sets the RMSProps of all frameworks beside each other."
-    argparse.ArgumentParser("rmsprop-jax dialects", description=description).parse_args(args)
+    Parser("rmsprop-jax dialects", description=description).parse_args(args)
     print(dialect_table())
 
 

@@ -1,5 +1,7 @@
 """The mathematics of RMSProp: one transformation, one state."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any, NamedTuple
@@ -79,7 +81,7 @@ def scale_by_rms(
         nu <- decay nu + (1 - decay) |g|^2                    starting at initial_scale
         update = g / (sqrt(nu) + eps)                         or g / sqrt(nu + eps) if eps_in_sqrt
 
-    If centered, nu is the variance E|g|^2 - |E g|^2 of the same averages. It is found by a
+    If centered, nu is the variance `E|g|^2 - |E g|^2` of the same averages. It is found by a
     recursion of its own, which neither cancels nor goes negative where the difference does both
     (with the old mu on the right of the first line):
 

@@ -1,5 +1,7 @@
 """RMSProp of burn, made by `burn::optim::RmsPropConfig`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """RMSProp of Graves (2013): `chainer.optimizers.RMSpropGraves`, `mxnet.optimizer.RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -7,6 +7,8 @@ optimizer's configuration, by the names that the dialect has for them:
 Keras or reads a file.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """RMSProp of Optax, in the place of `optax.rmsprop`, and the states of that."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -5,6 +5,8 @@
 a file; read files with `torch.load(path, weights_only=True)`, which executes nothing.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence

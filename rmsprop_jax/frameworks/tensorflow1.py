@@ -7,6 +7,8 @@ A checkpoint doesn't say with which hyperparameters it was made: you make
 Nothing here imports TensorFlow or reads a file.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from typing import Any

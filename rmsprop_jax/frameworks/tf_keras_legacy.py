@@ -1,5 +1,7 @@
 """RMSProp of Keras 2 before TensorFlow 2.11, today `tf_keras.optimizers.legacy.RMSprop`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """RMSProp of timm, `timm.optim.RMSpropTF`: TensorFlow's in PyTorch, and more."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

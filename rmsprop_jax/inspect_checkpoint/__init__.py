@@ -4,13 +4,13 @@ Files are read by well-kept libraries, each in one of this library's extras: `in
 ones (h5py, safetensors, Orbax), `torch` and `tensorflow` the large.
 """
 
-import argparse
 import json
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rmsprop_jax.cli import Parser
 from rmsprop_jax.inspect_checkpoint import keras, pytorch, states, tensorflow
 from rmsprop_jax.inspect_checkpoint.report import Report, as_text
 
@@ -68,7 +68,7 @@ def read(path: str | Path) -> Report:
 
 def main(arguments: list[str]) -> None:
     """Prints what is in the checkpoint that the command line names."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rmsprop-jax inspect", description="Says what is in a checkpoint, and how to load it."
     )
     parser.add_argument("file", help="a checkpoint, of any framework that is known here")

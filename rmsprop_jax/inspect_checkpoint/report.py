@@ -1,6 +1,5 @@
 """What is said of a checkpoint, whoever wrote it."""
 
-import ast
 import importlib
 import inspect
 import math
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rmsprop_jax import dialects, rmsprop
+from rmsprop_jax.calls import evaluate
 from rmsprop_jax.explanation import explain
 from rmsprop_jax.frameworks import arrays
 
@@ -66,13 +66,6 @@ def call(name: str, arguments: dict[str, Any]) -> str:
         f"{k}={v!r}" for k, v in given.items() if k in parameters and parameters[k].default != v
     ]
     return f"{name}({', '.join(text)})"
-
-
-def evaluate(call: str) -> Any:
-    """What a call of a report makes."""
-    name, _, arguments = call.partition("(")
-    keywords = ast.parse(f"f({arguments}", mode="eval").body.keywords  # pyright: ignore
-    return function(name)(**{k.arg: ast.literal_eval(k.value) for k in keywords})
 
 
 def function(name: str) -> Any:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from rmsprop_jax import dialects
+from rmsprop_jax.calls import evaluate
 from rmsprop_jax.frameworks.accumulators import ACCUMULATORS
-from rmsprop_jax.inspect_checkpoint.report import Report, call, evaluate, function, need, row, some
+from rmsprop_jax.inspect_checkpoint.report import Report, call, function, need, row, some
 
 
 def read_npz(path: Path) -> Report:

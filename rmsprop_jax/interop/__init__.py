@@ -29,10 +29,12 @@ out of from_params hasn't the names and shapes of weights, and if like has other
 
 `restore` does the same between this library's own checkpoints and its own optimizers: it takes a
 state in whatever containers it was saved, also into an optimizer of other options.
+
+`nnx.load` puts a state from any of these into Flax's `nnx.Optimizer`.
 """
 
 from rmsprop_jax.checkpoints import restore
-from rmsprop_jax.frameworks import keras, optax, pytorch
+from rmsprop_jax.frameworks import keras, nnx, optax, pytorch
 from rmsprop_jax.frameworks import tensorflow1 as tensorflow
 
-__all__ = ["keras", "optax", "pytorch", "restore", "tensorflow"]
+__all__ = ["keras", "nnx", "optax", "pytorch", "restore", "tensorflow"]

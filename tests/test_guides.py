@@ -1,0 +1,70 @@
+"""The guides run as they stand, block after block, each in one namespace."""
+
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from real_checkpoints import FOLDER, family
+from test_docs import PAGES, ROOT
+
+from rmsprop_jax import explain, recipes
+
+DOCS = ROOT / "docs"
+GUIDES = [DOCS / "index.md", DOCS / "which_rmsprop.md", *sorted((DOCS / "guides").glob("*.md"))]
+GUIDES = [page for page in GUIDES if page not in PAGES and "```python\n" in page.read_text()]
+# What they need besides, of which some machines have nothing.
+NEEDS = {"pytorch": ["torch"], "keras": ["keras"], "stable_baselines3": ["torch"]}
+
+
+def replayed_reader(path):
+    """What TensorFlow's own reader returned of a checkpoint of TensorFlow 1, without TensorFlow."""
+    assert path == "model.ckpt"
+    tensors = family("tensorflow")["saver_momentum"]["checkpoint"]
+    shapes = {name: list(np.shape(x)) for name, x in tensors.items()}
+    return SimpleNamespace(
+        get_variable_to_shape_map=lambda: shapes, get_tensor=lambda name: tensors[name]
+    )
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
+def test_guide_runs(page, tmp_path, monkeypatch):
+    for package in NEEDS.get(page.stem, []):
+        pytest.importorskip(package)
+    tensorflow = SimpleNamespace(train=SimpleNamespace(load_checkpoint=replayed_reader))
+    shutil.copy(FOLDER / "files" / "stable_baselines3.zip", tmp_path / "a2c.zip")
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    names = {"__name__": page.stem}
+    with jax.numpy_dtype_promotion("standard"):  # as a reader has it
+        for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+            lines = "\n" * text[: block.start(1)].count("\n")  # errors name the line of the page
+            with monkeypatch.context() as patch:
+                if "import tensorflow" in block[1]:  # no longer than that: JAX looks for it, too
+                    patch.setitem(sys.modules, "tensorflow", tensorflow)
+                exec(compile(lines + block[1], page, "exec"), names)
+
+
+def numbers(text):
+    found = re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", text.replace("_", ""))
+    return {float(x) for x in found}
+
+
+def test_the_table_of_agents_has_the_numbers_of_the_recipes():
+    page = (DOCS / "guides" / "reinforcement_learning.md").read_text()
+    rows = re.findall(
+        r"^\| .* \| `(recipes\..*?)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", page, re.M
+    )
+    assert len(rows) == 6
+    for call, eps, start, rate, norm in rows:
+        update = explain(eval(call, {"recipes": recipes}))
+        schedule = "schedule" in update
+        wanted = numbers(f"{eps} {norm}") | (set() if schedule else numbers(rate))
+        assert wanted <= numbers(update), call
+        assert f"nu = {start}\n" in update
+        assert ("centered" in eps) == ("\nmu = " in update)
+        assert ("outside" in eps) == ("sqrt(nu) + " in update)

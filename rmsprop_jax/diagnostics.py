@@ -412,6 +412,20 @@ def _effective_rates(
         averages.append({name: (nu, *numbers) for name, nu in _named(rms.nu).items()})
     return _divide(_together(averages, group), tuple(quantiles))
 
+
+@functools.partial(jax.jit, static_argnames="quantiles")
+def _divide(groups, quantiles):
+    """The rates over the denominators, in quantiles; and the shares of eps, wherever it is."""
+
+    def of(nu, *numbers):
+        rate, inside, outside, least = (jnp.asarray(x, nu.dtype) for x in numbers)
+        root = jnp.sqrt(nu + inside)
+        most = jnp.maximum(root, least)
+        denominator = most + outside
+        inverse = jnp.where(denominator == 0, 0.0, 1 / denominator)  # since 0/0 is 0
+        dominated = (inside > nu) | (least > root) | (outside > most)
+        return jnp.abs(rate) * inverse, jnp.sum(dominated), jnp.sign(rate)
+
     numbers = {}
     for name, rows in groups.items():
         rates, dominated, signs = zip(*(of(*row) for row in rows), strict=True)

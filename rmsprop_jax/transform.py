@@ -224,7 +224,7 @@ class _Rate(NamedTuple):
     by_difference: bool | None  # see `_average`; `None` likewise
 
     @classmethod
-    def of(cls, decay: Any) -> "_Rate":
+    def of(cls, decay: Any) -> _Rate:
         """That of a number."""
         if isinstance(decay, jax.Array):
             return cls(decay, None, None)

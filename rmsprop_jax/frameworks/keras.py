@@ -233,7 +233,7 @@ def dump(
       params: needed if some are frozen.
 
     Returns:
-      The optimizer's variables by name, in its order, so that
+      The optimizer's variables by name, or as in like, in its order, so that
       `for variable, x in zip(optimizer.variables, saved.values()): variable.assign(x)` loads them
       into Keras 3, and `optimizer.set_weights(list(saved.values()))` into tf_keras. There is no
       learning rate if tx has a schedule, as in Keras.

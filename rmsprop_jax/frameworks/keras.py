@@ -245,8 +245,7 @@ def dump(
     """
     groups = accumulators.groups_of(tx, opt_state, writes=True)
     legacy = _check_dialects(groups)
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     count = max(int(group.rms.count) for group in groups)
     arguments = groups[0].arguments

@@ -204,8 +204,7 @@ def dump(
         )
         of_key = {m[2]: key for key in like if (m := _NUMBER.fullmatch(key))}
         return {of_key[number]: x for number, x in new.items()} | counts
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     keys = _keys(like or {}, groups, members, optimizer)
     if optimizer is not None and like is None:

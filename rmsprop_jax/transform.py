@@ -132,7 +132,7 @@ def scale_by_rms(
     Raises:
       ValueError: for a number out of its range, for a decay held in less than float32, for
         bias_correction with a schedule, and for eps_root with eps_in_sqrt.
-      TypeError: for a hyperparameter that is no number.
+      TypeError: for a hyperparameter that is not a number.
 
     Example:
       >>> import jax.numpy as jnp, optax, rmsprop_jax

@@ -35,16 +35,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for: the command needs little of it, and can be interrupted early."""
-    if name == "__version__":  # which pyproject.toml says, and nothing else
-        return importlib.import_module("importlib.metadata").version(__name__)
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
-    value = getattr(module, name) if name in _HOMES else module
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else no checker could tell a wrong name
+
+    def __getattr__(name: str) -> Any:
+        """Imports what is asked for: the command needs little, and can be interrupted early."""
+        if name == "__version__":  # which pyproject.toml says, and nothing else
+            return importlib.import_module("importlib.metadata").version(__name__)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+        value = getattr(module, name) if name in _HOMES else module
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

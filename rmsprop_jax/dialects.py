@@ -18,7 +18,7 @@ another framework is one branch of `optax.partition`.
 
 What a dialect returns is an `optax.GradientTransformationExtraArgs`, whose updates have the shapes
 and dtypes of the gradients. It raises ValueError for a number out of its range and for an array
-that is no scalar, and TypeError for a number that is none.
+that is not a scalar, and TypeError for what is not a number.
 """
 
 from rmsprop_jax.frameworks.burn import burn

@@ -97,7 +97,7 @@ def scale_by_rms(
 
     Raises:
       ValueError: for a number out of its range, and for a decay held in less than float32.
-      TypeError: for a hyperparameter that is no number.
+      TypeError: for a hyperparameter that is not a number.
 
     Example:
       >>> import jax.numpy as jnp, optax, rmsprop_jax

@@ -86,7 +86,7 @@ def store(
       ValueError: for a seed out of range; for no format, and for one that can't hold the
         accumulator; from `init`, for accumulators that the state of `tx` doesn't have, or that are
         integers or complex numbers; from `update`, for a state that isn't of these formats.
-      TypeError: for a format that is none, and a seed that is no integer.
+      TypeError: for what is not a format, and a seed that is not an integer.
 
     Example:
       >>> import jax.numpy as jnp

@@ -56,7 +56,9 @@ def numbers(text):
 
 def test_the_table_of_agents_has_the_numbers_of_the_recipes():
     page = (DOCS / "guides" / "reinforcement_learning.md").read_text()
-    rows = re.findall(r"^\| .* \| `(recipes\..*?)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", page, re.M)
+    rows = re.findall(
+        r"^\| .* \| `(recipes\..*?)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", page, re.M
+    )
     assert len(rows) == 6
     for call, eps, start, rate, norm in rows:
         update = explain(eval(call, {"recipes": recipes}))

@@ -22,7 +22,7 @@ for folder in ("notebooks", "benchmarks"):
 project = about["name"]
 author = about["authors"][0]["name"]
 release = about["version"]
-copyright = author  # noqa: A001
+copyright = author
 
 extensions = [
     "sphinx.ext.autodoc",

@@ -41,7 +41,7 @@ def address(tmp_path_factory):
     assert run.returncode == 0, run.stderr
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     handler = functools.partial(Quiet, directory=folder)

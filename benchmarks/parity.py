@@ -1,68 +1,57 @@
 """How far our dialects are from the real frameworks, as the table in docs/parity.md.
 
-Usage, where the frameworks are installed (`pip install torch timm keras`):
+Usage, where the tests' packages are installed (`pip install '.[test]'`):
 
     python benchmarks/parity.py            # print the table
     python benchmarks/parity.py --write    # and put it into docs/parity.md and README.md
 
-The problem and the comparison are those of the tests, see `tests/trajectories.py`.
+The problem and the comparison are those of the tests, see `tests/support/trajectories.py`.
 """
 
 import argparse
 import importlib.metadata
-import json
 import platform
 import re
 import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import oracles  # noqa: E402  # pyright: ignore[reportMissingImports]
+import trajectories  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+from rmsprop_jax import dialects  # noqa: E402
 
 README, TABLE = ROOT / "README.md", ROOT / "docs" / "parity.md"
-LIVE = {  # name of the framework: its call, the distribution to ask for the version
-    "pytorch": ("`torch.optim.RMSprop`", "torch"),
-    "timm": ("`timm.optim.RMSpropTF`", "timm"),
-    "keras": ("`keras.optimizers.RMSprop`", "keras"),
-    "optax": ("`optax.rmsprop`", "optax"),
-    "burn": ("burn's `RmsPropConfig`, by its equal: torch", "torch"),
-}
-RECORDED = {
-    "tensorflow1": "`tf.compat.v1.train.RMSPropOptimizer`",
-    "tf_keras_legacy": "`tf_keras.optimizers.legacy.RMSprop`",
-    "sonnet": "`sonnet.optimizers.RMSProp`",
-    "paddle": "`paddle.optimizer.RMSProp`",
-    "mlx": "`mlx.optimizers.RMSprop`",
-    "stable_baselines3": "stable_baselines3's `RMSpropTFLike`",
-    "chainer_graves": "`chainer.optimizers.RMSpropGraves`",
-    "mxnet": "`mxnet.optimizer.RMSProp`",
-}
+
+
+def real_name(framework: str) -> str:
+    """What a dialect stands for, as the first line of its docstring says it."""
+    dialect = getattr(dialects, oracles.RECORDED[framework])
+    names = re.findall("`[^`]+`", str(dialect.__doc__).splitlines()[0])
+    own = [name for name in names if framework.startswith(name[1:].partition(".")[0])]
+    return (own or names)[0]
 
 
 def rows() -> list[tuple[str, ...]]:
     """Framework, our call, and the largest differences in float64 and float32."""
     table = []
-    for name, (framework, distribution) in LIVE.items():
-        version = importlib.metadata.version(distribution)
-        cells = [f"{oracles.compare(name, dtype).max():.1e}" for dtype in oracles.TOLERANCES]
-        table.append((f"{framework} {version}", name, *cells))
-    for name, framework in RECORDED.items():
-        path = ROOT / "tests" / "recorded" / f"{name}.npz"
-        with np.load(path) as archive:
-            versions = json.loads(archive["about"].item())["versions"]
-            dtypes = [dtype for dtype in oracles.TOLERANCES if dtype in archive]
-        version = next(iter(versions.values()))
+    for name, dialect in oracles.RECORDED.items():
+        if name == "optax":  # always here: not recorded, but run
+            of = f"optax {importlib.metadata.version(name)}"
+        else:
+            about = trajectories.about("pytorch" if name == "burn" else name)
+            of = " ".join(next(iter(about["versions"].items()))) + ", recorded"
+        of += ", its equal" * (name == "burn")
         cells = [
-            f"{oracles.compare_recorded(name, dtype).max():.1e}" if dtype in dtypes else "–"
+            f"{oracles.compare(name, dtype).max():.1e}" if dtype in oracles.dtypes(name) else "–"
             for dtype in oracles.TOLERANCES
         ]
-        dialect = oracles.RECORDED[name] + ("`, `paddle" if name == "mxnet" else "")
-        table.append((f"{framework} {version}, recorded", dialect, *cells))
+        calls = dialect + "`, `paddle" * (name == "mxnet")
+        table.append((f"{real_name(name)} ({of})", calls, *cells))
     return table
 
 
@@ -76,7 +65,7 @@ def markdown(table: list[tuple[str, ...]]) -> str:
         [
             *lines,
             "",
-            "Largest difference of any parameter after any of 1,000 steps, in units of the largest "
+            "Largest difference of any parameter in 1,000 steps, in units of the largest "
             "parameter, over all combinations of options and three learning-rate schedules. "
             f"Measured by `benchmarks/parity.py` with jax {jax.__version__} on {device} "
             f"({platform.machine()}); what is recorded is described in `tests/recorded/README.md`.",

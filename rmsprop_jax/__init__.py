@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
     from rmsprop_jax.eps import convert_eps
     from rmsprop_jax.explanation import explain
+    from rmsprop_jax.identification import identify
     from rmsprop_jax.optimizer import rmsprop
     from rmsprop_jax.transform import RmsState, scale_by_rms
 
@@ -18,6 +19,7 @@ __all__ = [
     "diagnostics",
     "dialects",
     "explain",
+    "identify",
     "interop",
     "recipes",
     "rmsprop",
@@ -30,6 +32,7 @@ _HOMES = {
     "RmsState": "transform",
     "convert_eps": "eps",
     "explain": "explanation",
+    "identify": "identification",
     "rmsprop": "optimizer",
     "scale_by_rms": "transform",
 }

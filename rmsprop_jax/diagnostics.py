@@ -32,7 +32,7 @@ from rmsprop_jax.checks import check_range
 from rmsprop_jax.precision import widen_leaf
 from rmsprop_jax.storage import StoreState, store, unpack
 from rmsprop_jax.storage.wrapper import extremes_of_parameters
-from rmsprop_jax.transform import RmsState, scale_by_rms
+from rmsprop_jax.transform import NumeratorState, RmsState, scale_by_rms
 
 __all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]
 
@@ -273,6 +273,7 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
     factory, arguments, state = part.factory, part.arguments, part.state
     has_rms = any(p.factory is scale_by_rms for p in part.walk())
     if factory is scale_by_rms:
+        state = state.rms if isinstance(state, NumeratorState) else state
         if not isinstance(state, RmsState):
             raise mismatch("an RmsState", state)
         return [*found, _Rms(arguments, state.nu, state.mu)]
@@ -405,21 +406,24 @@ def _effective_rates(
         check_range("quantiles", q, upper=1.0)
     averages = []
     for rms in found:
-        eps, inside = rms.arguments["eps"], rms.arguments["eps_in_sqrt"]
-        numbers = (-rms.factor, *((eps, 0.0) if inside else (0.0, eps)))
+        eps, root, least = (rms.arguments[k] for k in ("eps", "eps_root", "least_root"))
+        places = (eps, 0.0, least) if rms.arguments["eps_in_sqrt"] else (root, eps, least)
+        numbers = (-rms.factor, *places)
         averages.append({name: (nu, *numbers) for name, nu in _named(rms.nu).items()})
     return _divide(_together(averages, group), tuple(quantiles))
 
 
 @functools.partial(jax.jit, static_argnames="quantiles")
 def _divide(groups, quantiles):
-    """The rates over the denominators, in quantiles; and the shares of eps."""
+    """The rates over the denominators, in quantiles; and the shares of eps, wherever it is."""
 
-    def of(nu, rate, inside, outside):
-        rate, inside, outside = (jnp.asarray(x, nu.dtype) for x in (rate, inside, outside))
-        denominator = jnp.sqrt(nu + inside) + outside
+    def of(nu, *numbers):
+        rate, inside, outside, least = (jnp.asarray(x, nu.dtype) for x in numbers)
+        root = jnp.sqrt(nu + inside)
+        most = jnp.maximum(root, least)
+        denominator = most + outside
         inverse = jnp.where(denominator == 0, 0.0, 1 / denominator)  # since 0/0 is 0
-        dominated = (inside > nu) | (outside > jnp.sqrt(nu))
+        dominated = (inside > nu) | (least > root) | (outside > most)
         return jnp.abs(rate) * inverse, jnp.sum(dominated), jnp.sign(rate)
 
     numbers = {}

@@ -57,6 +57,9 @@ OPTIMIZERS = {
         optax.chain(scale_by_rms(), optax.scale_by_schedule(halving)), optax.scale(-0.25)
     ),
     "named_chain": lambda: optax.named_chain(("clip", optax.clip(9.0)), ("rms", rmsprop(halving))),
+    "rate later in a named_chain": lambda: optax.named_chain(
+        ("rms", scale_by_rms()), ("clip", optax.clip(9.0)), ("rate", optax.scale(-0.25))
+    ),
     "masked": lambda: optax.masked(rmsprop(halving), {"dense": True, "out": False}),
     "masks in a chain": lambda: optax.chain(
         optax.masked(rmsprop(halving), {"dense": True, "out": False}),
@@ -119,7 +122,9 @@ def test_quantiles_are_those_of_numpy(dtype):
         tx = rmsprop(1.0, decay=0.0, eps=0.0)  # the rate is 1 / |g|
         stream = np.random.default_rng(0)
         many, ties = 10.0 ** stream.uniform(-9, 9, 1000), stream.integers(1, 4, (7, 3))
-        params = {"many": many.astype(dtype), "one": dtype(3.0), "ties": ties.astype(dtype)}
+        few = 2.0 ** np.arange(5)  # a quarter of them is 1.25: the second
+        params = {"many": many, "few": few, "one": np.array(3.0), "ties": ties}
+        params = {name: x.astype(dtype) for name, x in params.items()}
         params = jax.tree.map(jnp.asarray, params)
         _, state = tx.update(params, tx.init(params))
         quantiles = (0, 0.01, 0.25, 0.5, 0.99, 1)

@@ -185,9 +185,8 @@ class Entrant:
 class Compare(Output, Entrant, Task):
     """Trains on MNIST with several optimizers and prints how they end.
 
-    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
-    keras, mlx, optax, paddle, pytorch, sonnet, stable_baselines3, tensorflow1, tf_keras_legacy,
-    timm.
+    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp, by the names that
+    `rmsprop-jax dialects` lists.
     """
 
 

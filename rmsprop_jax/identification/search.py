@@ -1,0 +1,134 @@
+"""Which structures fit a recording, the simple ones first."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from rmsprop_jax.identification.calls import CLIPPINGS, Structure, calls
+from rmsprop_jax.identification.fitting import Fit, evaluate, polish, screen
+from rmsprop_jax.identification.recording import MOST_ELEMENTS, Recording
+from rmsprop_jax.identification.simulation import Numbers
+
+Progress = Callable[[str], None]
+_WORTH = 8  # so many of a stage are fitted to all elements
+
+
+def search(
+    recording: Recording, held: Numbers, traits: dict[str, Any], progress: Progress
+) -> list[Fit]:
+    """Fits structures until a stage has one that fits.
+
+    The stages: RMSProp alone; with one of momentum and weight decay; with both; with clipping too;
+    with a learning rate of its own at each step. A simpler structure is a special case of those
+    with more parts, so that where it fits, no further one has to be looked at.
+
+    Args:
+      recording: the run.
+      held: numbers that are known.
+      traits: what else is known of the structure.
+      progress: is told what is being done.
+
+    Returns:
+      The best of the fits, the best first. If the first one doesn't fit, none does.
+    """
+    sample = recording.sample(MOST_ELEMENTS)
+    structures = [s for s in candidates(held, traits) if s.maximize == ascends(sample)]
+    constant = np.ndim(held.get("learning_rate", 0.0)) == 0
+    found: list[Fit] = []
+    plain = [s for s in structures if not s.clip]
+    clipped = [s for s in structures if s.clip]
+    stages: list[tuple[str, list[Structure], bool]] = []
+    if constant:
+        bases = list(dict.fromkeys(s.base for s in plain))
+        stages += [(_name(n), list(of), False) for n, of in _by_parts(bases)]
+    if "clip" not in held:
+        stages.append(("clipping", clipped, False))
+    if "learning_rate" not in held or not constant:
+        stages += [
+            (f"{_name(n)}, scheduled", list(of), "learning_rate" not in held)
+            for n, of in _by_parts(plain)
+        ]
+    screened: dict[Structure, Fit] = {}
+    for name, stage, scheduled in stages:
+        if name == "clipping":
+            stage = _clipped(stage, found, constant)
+        progress(f"{name}: {len(stage)} structures")
+        found = _merge(found, _fit(stage, sample, held, scheduled, screened))
+        if found and found[0].fits:
+            break
+    return found
+
+
+def _fit(
+    stage: list[Structure],
+    sample: Recording,
+    held: Numbers,
+    scheduled: bool,
+    screened: dict[Structure, Fit],
+) -> list[Fit]:
+    """Screens all on few elements, and fits the best to all."""
+    for s in stage:
+        near = [_numbers(screened[less]) for less in _simpler(s) if less in screened]
+        screened[s] = screen(s, sample, held, scheduled, near if _parts(s) > 1 else ())
+    best = sorted((screened[s] for s in stage), key=lambda fit: fit.distance)[:_WORTH]
+    best = [f for f in best if f.distance <= max(100.0, 30 * best[0].distance)]
+    return [polish(f.structure, f.numbers, sample, held, scheduled) for f in best]
+
+
+def _numbers(fit: Fit) -> Numbers:
+    return {k: x for k, x in fit.numbers.items() if k != "learning_rate"}
+
+
+def _simpler(structure: Structure) -> list[Structure]:
+    """The same without one of its parts."""
+    parts = [k for k in ("momentum", "weight_decay", "clip") if getattr(structure, k)]
+    changes: dict[str, Any] = {"clip_in_front": False} if structure.clip else {}
+    return [dataclasses.replace(structure, **{k: ""}, **changes) for k in parts]
+
+
+def _parts(structure: Structure) -> int:
+    return sum(bool(x) for x in (structure.momentum, structure.weight_decay, structure.clip))
+
+
+def _merge(found: list[Fit], new: list[Fit]) -> list[Fit]:
+    return sorted([*found, *new], key=lambda fit: (not fit.fits, fit.distance))
+
+
+def _clipped(stage: list[Structure], found: list[Fit], constant: bool) -> list[Structure]:
+    """The structures that came closest, with each kind of clipping, their own or in front."""
+    own = {s.base if constant else s for s in stage}
+    closest = [fit.structure for fit in found[:6]]
+    result = []
+    for structure, kind in itertools.product(closest, CLIPPINGS):
+        with_clip = dataclasses.replace(structure, clip=kind)
+        in_front = dataclasses.replace(with_clip, clip_in_front=True)
+        result.append(with_clip if with_clip in own else in_front)
+    return result
+
+
+def candidates(known: Numbers, traits: dict[str, Any]) -> list[Structure]:
+    """The structures that can be meant, where some of it is known."""
+    parts = ("momentum", "weight_decay", "clip")
+    return [
+        structure
+        for structure, ways in calls().items()
+        if all(bool(getattr(structure, k)) == bool(known[k]) for k in parts if k in known)
+        and all(getattr(structure, k) == x for k, x in traits.items() if k != "dialect")
+        and traits.get("dialect", ways[0].dialect) in {call.dialect for call in ways}
+    ]
+
+
+def ascends(recording: Recording) -> bool:
+    """Whether the first step goes along the gradient."""
+    return bool(np.sum(np.sign(recording.moves[:, 0] * recording.grads[:, 0])) > 0)
+
+
+def _by_parts(structures: Iterable[Structure]) -> Iterable[tuple[int, Iterable[Structure]]]:
+    return itertools.groupby(sorted(structures, key=_parts), key=_parts)
+
+
+def _name(parts: int) -> str:
+    return ("RMSProp alone", "with momentum or weight decay", "with both")[parts]

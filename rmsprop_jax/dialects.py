@@ -16,6 +16,8 @@ momentum or weight decay given as the Python number 0, or as `None`, leaves its 
 buffer with it; one given as an array is always built, as it may be traced. A parameter group of
 another framework is one branch of `optax.partition`.
 
+Yours isn't here by its name? `find("r torch")` knows many more, and the call for each.
+
 What a dialect returns is an `optax.GradientTransformationExtraArgs`, whose updates have the shapes
 and dtypes of the gradients. It raises ValueError for a number out of its range and for an array
 that is not a scalar, for arguments that exclude each other, and for one that "must be" something
@@ -23,6 +25,7 @@ else: what that does is a part of its own in Optax, which the error names. It ra
 what is not a number.
 """
 
+from rmsprop_jax.frameworks.atlas import find as find
 from rmsprop_jax.frameworks.burn import burn
 from rmsprop_jax.frameworks.fastai import fastai
 from rmsprop_jax.frameworks.graves import graves

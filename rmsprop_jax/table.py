@@ -39,21 +39,32 @@ def dialect_table() -> str:
 
 def main(args: Sequence[str]) -> None:
     """The command `rmsprop-jax dialects`."""
-    description = "Sets the RMSProps of all frameworks beside each other."
-    Parser("rmsprop-jax dialects", description=description).parse_args(args)
-    print(dialect_table())
+    description = (
+        "Sets the RMSProps of all frameworks beside each other; or, of one, tells the call that "
+        "makes its numbers."
+    )
+    parser = Parser("rmsprop-jax dialects", description=description)
+    parser.add_argument(
+        "name", nargs="*", help="of a framework or package, as you would type it: jittor, r torch"
+    )
+    words = parser.parse_args(args).name
+    print(dialects.find(" ".join(words)) if words else dialect_table())
 
 
 def _variants(dialect: Callable[..., Any]) -> list[optax.GradientTransformation]:
     """The dialect with all of its parts, then without momentum, then with each switch turned."""
     parameters = inspect.signature(dialect).parameters
-    all_parts = {k: 0.5 for k in ("learning_rate", "lr", "momentum", "weight_decay")}
+    rates = ("learning_rate", "lr", "step_size", "momentum", "mom", "weight_decay", "wd")
+    all_parts = dict.fromkeys(rates, 0.5)
     numbers = {k: v for k, v in all_parts.items() if k in parameters}
-    turns = [{}, {"momentum": 0}] if "momentum" in parameters else [{}]
+    turns: list[dict[str, Any]] = [{}]
+    turns += [{name: 0} for name in ("momentum", "mom") if name in parameters]
     turns += [{k: not p.default} for k, p in parameters.items() if isinstance(p.default, bool)]
     turns = [
         turn for turn in turns if not turn.keys() & {"use_ema", "is_legacy_optimizer"}
     ]  # refused
+    if dialect is dialects.tensorflowjs:  # which refuses this too
+        turns = [turn for turn in turns if "centered" not in turn]
     return [dialect(**{**numbers, **turn}) for turn in turns]
 
 
@@ -77,6 +88,7 @@ def _traits(tx: optax.GradientTransformation) -> tuple[str, ...]:
 
 
 def _defaults(dialect: Callable[..., Any]) -> str:
-    names = ("lr", "learning_rate", "alpha", "rho", "decay", "momentum", "eps", "epsilon")
+    names = ("lr", "learning_rate", "alpha", "rho", "decay", "gamma", "sqr_mom", "momentum")
+    names += ("eps", "epsilon")
     defaults = [(k, p.default) for k, p in inspect.signature(dialect).parameters.items()]
     return ", ".join(f"{k} {v:g}" for k, v in defaults if k in names and isinstance(v, float) and v)

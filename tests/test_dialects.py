@@ -353,17 +353,19 @@ def halving(count):
     return 0.5**count
 
 
-BASE = {"momentum": 0.5, "weight_decay": 0.25}
+BASE = {"momentum": 0.5, "weight_decay": 0.25, "mom": 0.5, "wd": 0.25}
 OTHER: dict[str, Any] = {  # another value for each argument; 0.5 for those that aren't here
     **dict.fromkeys(["centered", "maximize", "nesterov", "bias_correction"], True),
     **dict.fromkeys(["capturable", "foreach", "differentiable", "use_locking", "use_ema"], True),
     **dict.fromkeys(["decoupled_decay", "corrected_weight_decay", "caution"], True),
-    **dict.fromkeys(["eps_in_sqrt", "lr_in_momentum"], False),
+    **dict.fromkeys(["eps_in_sqrt", "lr_in_momentum", "decouple_wd"], False),
     **dict.fromkeys(["gradient_accumulation_steps", "ema_overwrite_frequency"], 2),
     **dict.fromkeys(["grad_clip", "grad_clipping"], "of the framework"),
     "name": "mine",
     "momentum": 0.75,
     "weight_decay": 0.125,
+    "mom": 0.75,
+    "wd": 0.125,
 }
 NEEDS = {  # what has to be there for an argument to have an effect
     "corrected_weight_decay": {"decoupled_decay": True, "max_lr": 1.0},
@@ -400,8 +402,9 @@ def test_every_argument_is_honoured_or_refused(name, argument):
 def test_numbers_may_be_traced(name):
     dialect = getattr(dialects, name)
     arguments = inspect.signature(dialect).parameters
-    numbers = {"lr": 0.25, "learning_rate": 0.25, "momentum": 0.5, "weight_decay": 0.25}
-    numbers |= dict.fromkeys(["alpha", "rho", "decay", "eps", "epsilon"], 0.5)
+    numbers = dict.fromkeys(["lr", "learning_rate", "step_size", "weight_decay", "wd"], 0.25)
+    names = ["alpha", "rho", "decay", "gamma", "sqr_mom", "momentum", "mom", "eps", "epsilon"]
+    numbers |= dict.fromkeys(names, 0.5)
     numbers = {k: v for k, v in numbers.items() if k in arguments}
     params, grads = jnp.arange(1.0, 4.0), [jnp.arange(-1.0, 2.0), jnp.ones(3)]
     run = lambda numbers: parameters(dialect(**numbers), params, grads)

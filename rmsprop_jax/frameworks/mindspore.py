@@ -30,7 +30,7 @@ def mindspore(
 
     The update of a parameter w with gradient g:
 
-        g <- (g + weight_decay w) / loss_scale
+        g <- g / loss_scale + weight_decay w
         s <- decay s + (1 - decay) g^2                   starting at 1
         u <- g / sqrt(s + epsilon)                       s - E[g]^2 for s if centered
         m <- momentum m + learning_rate u;  w <- w - m
@@ -39,7 +39,7 @@ def mindspore(
 
     1. s starts at 1, and epsilon is inside the root.
     2. The learning rate is inside the momentum.
-    3. The weight decay is divided by loss_scale too.
+    3. It takes back the scaling of a loss, which the weight decay isn't part of.
     4. The defaults are learning_rate = 0.1 and epsilon = 1e-10.
 
     This is what MindSpore documents. Its kernel for CPUs (2.10.0) does something else if not
@@ -75,8 +75,8 @@ def mindspore(
     check_optional(momentum=momentum, weight_decay=weight_decay)
     check_positive(loss_scale=loss_scale)
     return chain(
-        parts.coupled_decay(weight_decay),
         parts.unscale(loss_scale),
+        parts.coupled_decay(weight_decay),
         scale_by_rms(decay, epsilon, eps_in_sqrt=True, initial_scale=1.0, centered=centered),
         parts.scale_by_learning_rate(learning_rate),
         parts.momentum_trace(momentum),

@@ -57,6 +57,9 @@ def optax(
     start would be forgotten). With centered and bias_correction, the first variance is 0, where
     Optax has what the rounding of 0 leaves.
 
+    With eps_in_sqrt=False it is the `rmsprop_pytorch_style` that Cleanba, Stoix and others wrote.
+    With momentum and a schedule, that isn't PyTorch's: the learning rate is inside.
+
     Args:
       learning_rate: a number or a schedule.
       decay: rate of the average of squares, in [0, 1).

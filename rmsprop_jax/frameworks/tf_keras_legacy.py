@@ -58,6 +58,9 @@ def tf_keras_legacy(
     3. The learning rate is inside the momentum.
     4. It clips gradients and has an inverse-time decay of the learning rate.
 
+    Without momentum it is also the RMSProp of standalone Keras, 1.x to 2.3, whose epsilon was 1e-8
+    until 2.0. Their decay is the one here, or the schedule lambda t: lr / (1 + decay * t).
+
     Args:
       learning_rate: 0 or more; or a schedule, which unlike a callable of Keras is given the number
         of updates made.

@@ -251,10 +251,10 @@ def mindspore(config: Config, dtype: str) -> np.ndarray:
     split = lambda x: np.split(x.copy(), SIZE // 4)
     starts = enumerate(split(initial_params(dtype)))
     params = [ms.Parameter(ms.Tensor(x), name=f"w{i}") for i, x in starts]
-    opt = ms.nn.RMSProp(params, learning_rate=1.0, **config["kwargs"])
+    rates = learning_rates(config["schedule"]).tolist()  # the way that is documented
+    opt = ms.nn.RMSProp(params, learning_rate=rates, **config["kwargs"])
 
     def step(grad, value):
-        opt.learning_rate.set_data(ms.Tensor(value, ms.float32))
         opt(tuple(map(ms.Tensor, split(grad))))
         return np.concatenate([p.asnumpy() for p in params])
 
@@ -373,10 +373,10 @@ FRAMEWORKS = {  # name: (function, configurations, dtypes, distributions whose v
             momentum=(MOMENTUM,),
             centered=BOTH,
             weight_decay=(WEIGHT_DECAY,),
-            initial_scale=(0.25,),
             nesterov=(True,),
             maximize=(True,),
-        ),
+        )
+        + grid("alpha", "eps", initial_scale=(0.25,), centered=BOTH),
         ("float64", "float32"),
         ("torchopt", "torch"),
     ),

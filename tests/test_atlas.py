@@ -1,0 +1,231 @@
+"""The atlas: each call is run against its check, and names that people type find their row."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import re
+
+import atlas_formulas
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from atlas_problem import KEPT, gradients, start
+
+from rmsprop_jax import dialects, recipes, rmsprop, scale_by_rms
+from rmsprop_jax.frameworks.atlas import MEASURED, ROWS
+from rmsprop_jax.table import main
+
+NAMES = {
+    "jittor": "Jittor",
+    "r torch": "torch for R",
+    "candle": "candle-optimisers",
+    "keras 1.2": "Keras 1",
+    "keras 2.2.5": "Keras 2.0 to 2.3",
+    "keras": "Keras 3",
+    "keras 3": "Keras 3",
+    "tf.keras": "Keras 3",
+    "tensorflow 1": "TensorFlow 1",
+    "tf1": "TensorFlow 1",
+    "tf2": "Keras 3",
+    "numpyro": "NumPyro",
+    "torchopt": "TorchOpt",
+    "pytorch": "PyTorch",
+    "torch.optim.RMSprop": "PyTorch",
+    "libtorch": "libtorch",
+    "tch-rs": "tch-rs",
+    "torchsharp": "TorchSharp",
+    "mindspore": "MindSpore",
+    "tfjs": "TensorFlow.js",
+    "TF.js": "TensorFlow.js",
+    "tensorflow.js": "TensorFlow.js",
+    "fastai": "fastai",
+    "fast.ai": "fastai",
+    "example_libraries": "jax.example_libraries",
+    "jax.example_libraries.optimizers": "jax.example_libraries",
+    "flax.optim": "flax.optim",
+    "trax": "Trax",
+    "autograd": "autograd",
+    "lasagne": "Lasagne",
+    "pymc3": "PyMC",
+    "pennylane": "PennyLane",
+    "river": "River",
+    "numpy_ml": "numpy-ml",
+    "convnetjs": "ConvNetJS",
+    "dynet": "DyNet",
+    "climin": "climin",
+    "pyro": "Pyro",
+    "stan": "Stan's ADVI",
+    "advi": "Stan's ADVI",
+    "svgd": "SVGD",
+    "brain.js": "brain.js",
+    "cleanba": "Cleanba and Stoix",
+    "stoix": "Cleanba and Stoix",
+    "rmsprop_pytorch_style": "Cleanba and Stoix",
+    "dfdx": "dfdx",
+    "oneflow": "OneFlow",
+    "tmva": "ROOT TMVA",
+    "gomlx": "GoMLX",
+    "gorgonia": "Gorgonia",
+    "flashlight": "Flashlight",
+    "mlpack": "ensmallen",
+    "flux.jl": "Optimisers.jl",
+    "Optimisers.jl RMSProp": "Optimisers.jl",
+    "knet": "Knet",
+    "tinydnn": "tiny-dnn",
+    "s4tf": "Swift for TensorFlow",
+    "blocks": "Blocks",
+    "pylearn2": "Pylearn2",
+    "neon": "neon",
+    "cntk": "CNTK",
+    "tinygrad": "tinygrad",
+    "mxnet": "MXNet",
+    "gluon": "MXNet",
+    "chainer": "Chainer's RMSpropGraves",
+    "nnabla": "Chainer's RMSpropGraves",
+    "graves": "Chainer's RMSpropGraves",
+    "paddlepaddle": "Paddle",
+    "sb3": "Stable-Baselines3",
+    "stable-baselines3": "Stable-Baselines3",
+    "rmsproptf": "timm",
+    "sonnet": "Sonnet",
+    "optax.rmsprop": "Optax",
+    "hinton": "Hinton's lecture",
+    "pytroch": "PyTorch",
+    "mindspor": "MindSpore",
+}
+"""What people type, and the first row that they should see."""
+
+
+@pytest.mark.parametrize(("typed", "name"), NAMES.items())
+def test_what_people_type_finds_its_row(typed, name):
+    assert dialects.find(typed)[0].name == name
+
+
+def test_what_is_not_known_is_refused_with_the_closest(capsys):
+    with pytest.raises(ValueError, match="Did you mean"):
+        dialects.find("completely other")
+    main(["r", "torch"])
+    shown = capsys.readouterr().out
+    assert "dialects.pytorch(" in shown
+    assert "largest difference from its formula" in shown
+    main(["cntk"])
+    assert "There is no call." in capsys.readouterr().out
+
+
+def made_by(row):
+    """The transformation that the call of a row makes, as a reader would run it."""
+    names = ["dialects", "recipes", "rmsprop", "scale_by_rms", "optax", "jnp"]
+    everything = [dialects, recipes, rmsprop, scale_by_rms, optax, jnp]
+    return eval(row.call, dict(zip(names, everything, strict=True)))
+
+
+def in_other_tests(name):
+    """What a dialect is also held to, for 1,000 steps."""
+    framework = atlas_formulas.DIALECTS.get(name)
+    if framework is None or framework == "burn":  # in Rust
+        return "" if framework is None else ", and the numbers in its own tests"
+    file = pathlib.Path(__file__).parent / "recorded" / f"{framework}.npz"
+    if not file.exists():
+        return ", and the real one beside it in the tests"
+    with np.load(file) as recording:
+        versions = json.loads(recording["about"].item())["versions"]
+    package, version = next(iter(versions.items()))
+    return f", and {package} {version} in the tests"
+
+
+@functools.cache
+def measured():
+    """For each call what it was held against, and the largest difference over the scale."""
+    called = [row for row in ROWS if row.call]
+    grads = gradients()
+    with jax.enable_x64(True):
+        transformations = {row.name: made_by(row) for row in called}
+
+        @jax.jit
+        def run(grads, first):
+            def step(carry, g):
+                new = {}
+                for name, tx in transformations.items():
+                    params, state = carry[name]
+                    updates, state = tx.update(g, state, params)
+                    new[name] = optax.apply_updates(params, updates), state
+                return new, {name: params for name, (params, _) in new.items()}
+
+            inits = {name: (first, tx.init(first)) for name, tx in transformations.items()}
+            return jax.lax.scan(step, inits, grads)[1]
+
+        with jax.numpy_dtype_promotion("standard"):  # of the schedules
+            mine = jax.tree.map(np.asarray, run(jnp.asarray(grads), jnp.asarray(start())))
+    file = pathlib.Path(__file__).parent / "recorded" / "atlas.npz"
+    found = {}
+    with np.load(file) as recording:
+        about = json.loads(recording["about"].item())
+        for row in called:
+            if key := atlas_formulas.RECORDED.get(row.name):
+                real, kept = recording[key], mine[row.name][np.array(KEPT) - 1]
+                against = f"{key.replace('_', '-')} {about[key]['version']}, recorded"
+            else:
+                real = atlas_formulas.FORMULAS[row.name].run(start(), grads)
+                kept = mine[row.name]
+                against = "its formula" + in_other_tests(row.name)
+            found[row.name] = against, np.abs(kept - real).max() / np.abs(real).max()
+    return found
+
+
+def test_there_are_fifty_and_each_has_its_check():
+    assert len(ROWS) >= 50
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert {row.name for row in ROWS if row.call} == MEASURED.keys()
+    assert all(row.differs and row.checked in str(row) for row in ROWS if row.call)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.call], ids=lambda row: row.name)
+def test_each_call_makes_the_numbers_of_its_source(row):
+    against, largest = measured()[row.name]
+    assert largest <= 1e-13
+    said, said_largest = MEASURED[row.name]
+    assert said == against
+    assert largest <= max(4 * said_largest, 1e-15)
+
+
+def test_every_dialect_is_in_the_atlas():
+    calls = " ".join(row.call for row in ROWS)
+    assert all(f"dialects.{name}(" in calls for name in dialects.__all__)
+
+
+@pytest.mark.parametrize("name", atlas_formulas.FORMULAS)
+def test_the_problem_tells_formulas_apart(name):
+    """What would hold for two formulas at once would check neither."""
+    right = atlas_formulas.FORMULAS[name]
+    wrong = [
+        right._replace(start=1.0 - right.start, first=False),
+        right._replace(rho=right.rho * (1 - 1e-6)),
+        right._replace(centered=not right.centered, corrected=False),
+        right._replace(coupled=right.coupled + 1e-4),
+        right._replace(shrink=lambda rate: right.shrink(rate) + 1e-6),
+        right._replace(root=lambda v: right.root(v + 1e-10)),
+        right._replace(rate=lambda t: right.rate(t + 1) * (1 + 1e-6)),
+    ]
+    expected = right.run(start(), gradients())
+    for formula in wrong:
+        with np.errstate(all="ignore"):  # a variance by difference can be negative
+            other = formula.run(start(), gradients())
+        distance = np.abs(other - expected).max() / np.abs(expected).max()
+        assert not distance <= 1e-12  # ten times what a call may be off
+
+
+def test_the_page_is_written_from_the_data():
+    script = pathlib.Path(__file__).parents[1] / "docs" / "write_atlas.py"
+    spec = importlib.util.spec_from_file_location("write_atlas", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run docs/write_atlas.py"
+    scope = {}
+    for block in re.findall(r"^```python\n(.*?)^```", module.page(), re.M | re.S):
+        exec(block, scope)
+    assert isinstance(scope["tx"], optax.GradientTransformation)

@@ -12,7 +12,8 @@ import pytest
 from real_checkpoints import FOLDER, family
 from test_docs import PAGES, ROOT
 
-from rmsprop_jax import explain, recipes
+import rmsprop_jax
+from rmsprop_jax import explain, interop, recipes
 
 DOCS = ROOT / "docs"
 GUIDES = [DOCS / "index.md", DOCS / "which_rmsprop.md", *sorted((DOCS / "guides").glob("*.md"))]
@@ -69,3 +70,13 @@ def test_the_table_of_agents_has_the_numbers_of_the_recipes():
         assert f"nu = {start}\n" in update
         assert ("centered" in eps) == ("\nmu = " in update)
         assert ("outside" in eps) == ("sqrt(nu) + " in update)
+
+
+def test_the_reference_has_every_public_name():
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    entries = re.findall(r"auto(?:module|function|class):: (?:rmsprop_jax\.)?(\S+)", pages)
+    assert set(rmsprop_jax.__all__) <= set(entries)
+    for name in set(interop.__all__) - {"restore"}:
+        for function in getattr(interop, name).__all__:
+            if function in ("load", "dump"):
+                assert f"interop.{name}.{function}" in entries

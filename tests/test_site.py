@@ -23,6 +23,8 @@ PAGES = [
     "notebooks/walkthrough.html",
     "benchmarks/RESULTS.html",
     "parity.html",
+    "atlas.html",
+    "api/identify.html",
 ]
 # Tables, code and formulas scroll by themselves.
 TOO_WIDE = """() => [...document.querySelectorAll("article *")].filter(

@@ -22,7 +22,7 @@ for folder in ("notebooks", "benchmarks"):
 project = about["name"]
 author = about["authors"][0]["name"]
 release = about["version"]
-copyright = author  # noqa: A001
+copyright = author
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -33,6 +33,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
+highlight_language = "none"  # of what has none: formulas
 nitpicky = False  # names of other libraries are not links
 
 # Notebooks are shown as they were saved: the tests run them.
@@ -62,6 +63,8 @@ if repository := about.get("urls", {}).get("Repository"):
     }
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
+html_context = {"default_mode": "auto"}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

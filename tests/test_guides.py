@@ -1,5 +1,6 @@
 """The guides run as they stand, block after block, each in one namespace."""
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -11,7 +12,8 @@ import pytest
 from real_checkpoints import FOLDER, family
 from test_docs import PAGES, ROOT
 
-from rmsprop_jax import explain, recipes
+import rmsprop_jax
+from rmsprop_jax import explain, interop, recipes
 
 DOCS = ROOT / "docs"
 GUIDES = [DOCS / "index.md", DOCS / "which_rmsprop.md", *sorted((DOCS / "guides").glob("*.md"))]
@@ -33,8 +35,8 @@ def replayed_reader(path):
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 def test_guide_runs(page, tmp_path, monkeypatch):
-    for package in NEEDS.get(page.stem, []):
-        pytest.importorskip(package)
+    if missing := [p for p in NEEDS.get(page.stem, []) if importlib.util.find_spec(p) is None]:
+        pytest.skip(f"{missing[0]} isn't installed")
     tensorflow = SimpleNamespace(train=SimpleNamespace(load_checkpoint=replayed_reader))
     shutil.copy(FOLDER / "files" / "stable_baselines3.zip", tmp_path / "a2c.zip")
     monkeypatch.chdir(tmp_path)
@@ -68,3 +70,13 @@ def test_the_table_of_agents_has_the_numbers_of_the_recipes():
         assert f"nu = {start}\n" in update
         assert ("centered" in eps) == ("\nmu = " in update)
         assert ("outside" in eps) == ("sqrt(nu) + " in update)
+
+
+def test_the_reference_has_every_public_name():
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    entries = re.findall(r"auto(?:module|function|class):: (?:rmsprop_jax\.)?(\S+)", pages)
+    assert set(rmsprop_jax.__all__) <= set(entries)
+    for name in set(interop.__all__) - {"restore"}:
+        for function in getattr(interop, name).__all__:
+            if function in ("load", "dump"):
+                assert f"interop.{name}.{function}" in entries

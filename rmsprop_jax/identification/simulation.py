@@ -192,4 +192,3 @@ def _rates(
         rates[t] = -_project(own, moves[:, t] + coasting, weight[:, t])
         trace = momentum * trace + rates[t] * quotient[:, t]
     return rates
-

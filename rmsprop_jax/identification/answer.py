@@ -1,5 +1,6 @@
 """From a recording to the call that made it."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop_jax.identification.calls import calls
-from rmsprop_jax.identification.fitting import Fit
+from rmsprop_jax.identification.fitting import Fit, polish
 from rmsprop_jax.identification.recording import MOST_ELEMENTS, MOST_STEPS, Recording, read_recording
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
 from rmsprop_jax.identification.search import search
@@ -78,7 +79,7 @@ def _settled(
     found: list[Fit], sample: Recording, held: dict[str, Any]
 ) -> tuple[Candidate, list[Fit]]:
     """The candidate of all that fit as well as the first, and what doesn't."""
-    first = found[0]
+    first = _simplest(found[0], sample, held)
     tied = [f for f in found if f.fits and f.distance <= 1.25 * first.distance + 0.05]
     defaults = {
         k: [call.defaults[call.names[k]] for call in ways_to(first) if k in call.names]
@@ -86,7 +87,19 @@ def _settled(
     }
     usable = {k: [x for x in of if isinstance(x, float)] for k, of in defaults.items()}
     fit, ranges = settle(first, sample, held, usable)
-    return candidate([fit, *tied[1:]], fit.numbers, ranges), [f for f in found if f not in tied]
+    rest = [f for f in tied if f.structure != first.structure]
+    others = [f for f in found if f not in tied]
+    return candidate([fit, *rest], fit.numbers, ranges), others
+
+
+def _simplest(fit: Fit, sample: Recording, held: dict[str, Any]) -> Fit:
+    """The same without the parts that make no difference."""
+    for part in ("weight_decay", "momentum"):
+        if getattr(fit.structure, part) and part not in held:
+            less = dataclasses.replace(fit.structure, **{part: ""}, rate_inside=False)
+            without = polish(less, fit.numbers, sample, held, fit.scheduled)
+            fit = without if without.fits and ways_to(without) else fit
+    return fit
 
 
 def _read_known(known: Mapping[str, Any], steps: int) -> tuple[dict[str, Any], dict[str, Any]]:

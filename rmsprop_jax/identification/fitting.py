@@ -22,6 +22,7 @@ WORST = 8.0
 Both in units of what rounding may do. Those of the right structure have a root mean square of 0.1
 to 0.6, for the tolerances are meant for the worst case.
 """
+MOST_ITERATIONS = 150
 LEAST_TOLD = 0.7
 """The share of steps in which rounding may not drown all."""
 
@@ -93,7 +94,8 @@ def screen(
         grids = [_grid(k, structure, few) for k in lacking]
         for values in itertools.product(*grids):
             point = {**numbers, **dict(zip(lacking, values, strict=True)), **known}
-            points.append((_cost(structure, point, few, None, scheduled)[0], point))
+            r = _residuals(structure, point, few, few.least_tolerance, scheduled)
+            points.append((float(r @ r), point))
     points.sort(key=lambda point: point[0])
     lines = {k: _line(k, structure, few) for k in free}
     starts = [points[0][1]]
@@ -146,12 +148,12 @@ def refine(
         return {**numbers, **found}
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        return _cost(structure, at(x), recording, tolerance, scheduled)[1]
+        return _residuals(structure, at(x), recording, tolerance, scheduled)
 
     x = np.array([line.to(numbers[k]) for k, line in zip(free, lines, strict=True)])
     x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds)
     best = residuals(x)
-    return at(x), float(best @ best)
+    return {k: y if np.ndim(y) else float(y) for k, y in at(x).items()}, float(best @ best)
 
 
 def least_squares(
@@ -162,8 +164,8 @@ def least_squares(
     cost, damping = float(r @ r), 1e-3
     if not len(x):
         return x
-    for _ in range(50):
-        jacobian = _jacobian(residuals, x, r, bounds)
+    for _ in range(MOST_ITERATIONS):
+        jacobian = _jacobian(residuals, x)
         scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-30)
         jacobian = jacobian / scale
         square, slope = jacobian.T @ jacobian, jacobian.T @ r
@@ -177,28 +179,24 @@ def least_squares(
                 damping = max(damping / 10, 1e-14)
                 break
             damping *= 10
-        if before - cost <= 1e-7 * before:
+        if before - cost <= 1e-6 * before:
             break
     return x
 
 
-def _jacobian(residuals: Any, x: np.ndarray, r: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    columns = []
-    for i, (low, high) in enumerate(bounds):
-        h = 1e-5 if x[i] < (low + high) / 2 else -1e-5
-        moved = x.copy()
-        moved[i] += h
-        columns.append((residuals(moved) - r) / h)
+def _jacobian(residuals: Any, x: np.ndarray) -> np.ndarray:
+    """By imaginary steps, which have no rounding: numbers that make up for each other need that."""
+    columns = [residuals(x + 1e-30j * unit).imag / 1e-30 for unit in np.eye(len(x))]
     return np.stack(columns, axis=1)
 
 
-def _cost(
+def _residuals(
     structure: Structure, numbers: Numbers, recording: Recording, tolerance: Any, scheduled: bool
-) -> tuple[float, np.ndarray]:
-    if tolerance is None:
-        tolerance = recording.least_tolerance
-    r = simulate(structure, numbers, recording, tolerance, scheduled).residuals(recording)
-    return float(np.sum(r**2)), r.ravel()
+) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        r = simulate(structure, numbers, recording, tolerance, scheduled).residuals(recording)
+    r = r.ravel()
+    return np.where(np.abs(r.real) < 1e40, r, 1e40)  # not NaN either
 
 
 FRACTIONS = ("decay", "momentum")
@@ -222,9 +220,9 @@ class Line(NamedTuple):
         x = min(max(x, 1e-9), 1 - 1e-9)
         return float(np.log(x / (1 - x)))
 
-    def back(self, y: float) -> float:
-        """The number at a place."""
-        return float(np.expm1(y) * self.unit if self.unit else 1 / (1 + np.exp(-y)))
+    def back(self, y: Any) -> Any:
+        """The number at a place, which may be complex."""
+        return np.expm1(y) * self.unit if self.unit else 1 / (1 + np.exp(-y))
 
 
 def _line(quantity: str, structure: Structure, recording: Recording) -> Line:

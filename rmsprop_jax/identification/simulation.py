@@ -136,7 +136,7 @@ def _divide(structure: Structure, numbers: Numbers, recording: Recording) -> _Av
 
 def _weights(decay: float, steps: int) -> np.ndarray:
     """What the averages of so many steps have seen of 1."""
-    return -np.expm1(np.arange(1, steps + 1) * np.log(max(decay, 1e-300)))
+    return -np.expm1(np.arange(1, steps + 1) * np.log(decay))
 
 
 def clip_factor(structure: Structure, numbers: Numbers, recording: Recording) -> Any:
@@ -183,8 +183,8 @@ def _rates(
     if not (structure.momentum and structure.rate_inside):
         direction = _accumulate(structure, momentum, quotient) + shrink
         return -_project(direction, moves, weight, axis=0)
-    trace = np.zeros(len(quotient))
-    rates = np.zeros(quotient.shape[1])
+    trace = np.zeros_like(quotient[:, 0])
+    rates = np.zeros_like(quotient[0])
     ahead = momentum if structure.momentum == "nesterov" else 0.0
     for t in range(len(rates)):
         coasting = (momentum**2 if ahead else momentum) * trace

@@ -24,45 +24,39 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import oracles  # noqa: E402  # pyright: ignore[reportMissingImports]
 
+from rmsprop_jax import dialects  # noqa: E402
+
 README = ROOT / "README.md"
-LIVE = {  # name of the framework: its call, the distribution to ask for the version
-    "pytorch": ("`torch.optim.RMSprop`", "torch"),
-    "timm": ("`timm.optim.RMSpropTF`", "timm"),
-    "keras": ("`keras.optimizers.RMSprop`", "keras"),
-    "optax": ("`optax.rmsprop`", "optax"),
-    "burn": ("burn's `RmsPropConfig`, by its equal: torch", "torch"),
-}
-RECORDED = {
-    "tensorflow1": "`tf.compat.v1.train.RMSPropOptimizer`",
-    "tf_keras_legacy": "`tf_keras.optimizers.legacy.RMSprop`",
-    "sonnet": "`sonnet.optimizers.RMSProp`",
-    "paddle": "`paddle.optimizer.RMSProp`",
-    "mlx": "`mlx.optimizers.RMSprop`",
-    "stable_baselines3": "stable_baselines3's `RMSpropTFLike`",
-    "chainer_graves": "`chainer.optimizers.RMSpropGraves`",
-    "mxnet": "`mxnet.optimizer.RMSProp`",
-}
+PACKAGES = {"pytorch": "torch", "burn": "torch"}
+"""What a live framework is installed by, where its name is another one; burn's equal stands in."""
+
+
+def real_name(framework: str) -> str:
+    """What a dialect stands for, as the first line of its docstring says it."""
+    dialect = getattr(dialects, oracles.RECORDED.get(framework, framework))
+    names = re.findall("`[^`]+`", str(dialect.__doc__).splitlines()[0])
+    own = [name for name in names if framework.startswith(name[1:].partition(".")[0])]
+    return (own or names)[0]
 
 
 def rows() -> list[tuple[str, ...]]:
     """Framework, our call, and the largest differences in float64 and float32."""
     table = []
-    for name, (framework, distribution) in LIVE.items():
-        version = importlib.metadata.version(distribution)
+    for name in oracles.LIVE:
+        package = PACKAGES.get(str(name), str(name))
+        of = f"{package} {importlib.metadata.version(package)}"
         cells = [f"{oracles.compare(name, dtype).max():.1e}" for dtype in oracles.TOLERANCES]
-        table.append((f"{framework} {version}", name, *cells))
-    for name, framework in RECORDED.items():
-        path = ROOT / "tests" / "recorded" / f"{name}.npz"
-        with np.load(path) as archive:
-            versions = json.loads(archive["about"].item())["versions"]
+        table.append((f"{real_name(name)} ({of}{', its equal' * (name == 'burn')})", name, *cells))
+    for name, dialect in oracles.RECORDED.items():
+        with np.load(ROOT / "tests" / "recorded" / f"{name}.npz") as archive:
+            package, version = next(iter(json.loads(archive["about"].item())["versions"].items()))
             dtypes = [dtype for dtype in oracles.TOLERANCES if dtype in archive]
-        version = next(iter(versions.values()))
         cells = [
             f"{oracles.compare_recorded(name, dtype).max():.1e}" if dtype in dtypes else "–"
             for dtype in oracles.TOLERANCES
         ]
-        dialect = oracles.RECORDED[name] + ("`, `paddle" if name == "mxnet" else "")
-        table.append((f"{framework} {version}, recorded", dialect, *cells))
+        calls = dialect + "`, `paddle" * (name == "mxnet")
+        table.append((f"{real_name(name)} ({package} {version}, recorded)", calls, *cells))
     return table
 
 

@@ -101,6 +101,7 @@ _INNER_STATE: dict[Any, str] = {
     optax.contrib.schedule_free: "base_optimizer_state",
     optax.contrib.mechanize: "base_optimizer_state",
     store: "inner",
+    scale_by_rms: "numerator",
     compensate: "inner",
 }
 
@@ -270,6 +271,8 @@ def _side(before: list[Part], after: list[Part]) -> str | None:
 
 def _routes(part: Part) -> list[list[Part]]:
     """The ways that updates of different parameters take, as parts that wrap nothing known."""
+    if part.factory is scale_by_rms:  # what makes its numerator isn't on the way
+        return [[part]]
     if all(p.factory in NOT_SCALING - _TRACES for p in part.walk() if not p.children):
         return [[]]
     ways = [_routes(child) for child in part.children.values()]

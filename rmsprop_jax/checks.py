@@ -99,6 +99,12 @@ def check_rate(**numbers: Any) -> None:
 
 def check_decay(**numbers: Any) -> None:
     """Raises unless all are in [0, 1) and wide enough to tell 0.999 from 1."""
+    check_wide(**numbers)
+    check_fraction(**numbers)
+
+
+def check_wide(**numbers: Any) -> None:
+    """Raises unless all are held in float32 or better, as far as they have a dtype."""
     for name, value in numbers.items():
         dtype = getattr(value, "dtype", None)
         if dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
@@ -106,7 +112,6 @@ def check_decay(**numbers: Any) -> None:
                 f"{name} is held in {dtype}, which rounds 0.999 to 1. Pass a Python number or a "
                 "float32 array; through optax.inject_hyperparams, say hyperparam_dtype=jnp.float32."
             )
-    check_fraction(**numbers)
 
 
 def check_seed(seed: Any) -> None:

@@ -27,7 +27,7 @@ from rmsprop_jax.anatomy import NOT_SCALING, PASSING, Part, mismatch, take_apart
 from rmsprop_jax.checks import check_range
 from rmsprop_jax.precision import widen
 from rmsprop_jax.storage import store, unpack
-from rmsprop_jax.transform import RmsState, scale_by_rms
+from rmsprop_jax.transform import NumeratorState, RmsState, scale_by_rms
 
 __all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]
 
@@ -238,6 +238,7 @@ def _follow(part: Part, found: list[_Rms]) -> list[_Rms]:
     factory, arguments, state = part.factory, part.arguments, part.state
     has_rms = any(p.factory is scale_by_rms for p in part.walk())
     if factory is scale_by_rms:
+        state = state.rms if isinstance(state, NumeratorState) else state
         if not isinstance(state, RmsState):
             raise mismatch("an RmsState", state)
         return [*found, _Rms(arguments, state.nu, state.mu)]
@@ -340,23 +341,25 @@ def _effective_rates(found: list[_Rms], quantiles: Sequence[float]) -> dict[str,
         check_range("quantiles", q, upper=1.0)
     rates = {}
     for rms in found:
-        eps, inside = rms.arguments["eps"], rms.arguments["eps_in_sqrt"]
-        rates |= _divide(-rms.factor, _named(rms.nu), eps, inside, tuple(quantiles))
+        eps, root, least = (rms.arguments[k] for k in ("eps", "eps_root", "least_root"))
+        places = (0.0, eps, least) if rms.arguments["eps_in_sqrt"] else (eps, root, least)
+        rates |= _divide(-rms.factor, _named(rms.nu), places, tuple(quantiles))
     return rates
 
 
-@functools.partial(jax.jit, static_argnames=("inside", "quantiles"))
-def _divide(rate, nus, eps, inside, quantiles):
-    """The rate over the denominators, in quantiles; and the shares of eps."""
+@functools.partial(jax.jit, static_argnames=("quantiles",))
+def _divide(rate, nus, places, quantiles):
+    """The rate over the denominators, in quantiles; and the shares of eps, wherever it is."""
 
     def of(nu):
-        e = jnp.asarray(eps, nu.dtype)
-        added_to = nu if inside else jnp.sqrt(nu)
-        denominator = jnp.sqrt(nu + e) if inside else added_to + e
+        eps, eps_root, least = (jnp.asarray(x, nu.dtype) for x in places)
+        root = jnp.sqrt(nu + eps_root)
+        denominator = jnp.maximum(root, least) + eps
+        dominates = (eps_root > nu) | (least > root) | (eps > jnp.maximum(root, least))
         inverse = jnp.where(denominator == 0, 0.0, 1 / denominator)  # since 0/0 is 0
         rates = jnp.asarray(rate, nu.dtype) * _quantiles(inverse, quantiles)
         numbers = {f"p{100 * q:g}": rates[i] for i, q in enumerate(quantiles)}
-        return {**numbers, "eps_share": jnp.mean(e > added_to)}
+        return {**numbers, "eps_share": jnp.mean(dominates)}
 
     return {name: of(nu) for name, nu in nus.items()}
 

@@ -18,12 +18,17 @@ another framework is one branch of `optax.partition`.
 
 What a dialect returns is an `optax.GradientTransformationExtraArgs`, whose updates have the shapes
 and dtypes of the gradients. It raises ValueError for a number out of its range and for an array
-that is no scalar, and TypeError for a number that is none.
+that is no scalar, for arguments that exclude each other, and for one that "must be" something else:
+what that does is a part of its own in Optax, which the error names. It raises TypeError for a
+number that is none.
 """
 
 from rmsprop_jax.frameworks.burn import burn
+from rmsprop_jax.frameworks.fastai import fastai
 from rmsprop_jax.frameworks.graves import graves
+from rmsprop_jax.frameworks.jax_example_libraries import jax_example_libraries
 from rmsprop_jax.frameworks.keras import keras
+from rmsprop_jax.frameworks.mindspore import mindspore
 from rmsprop_jax.frameworks.mlx import mlx
 from rmsprop_jax.frameworks.optax import optax
 from rmsprop_jax.frameworks.paddle import paddle
@@ -31,13 +36,18 @@ from rmsprop_jax.frameworks.pytorch import pytorch
 from rmsprop_jax.frameworks.sonnet import sonnet
 from rmsprop_jax.frameworks.stable_baselines3 import stable_baselines3
 from rmsprop_jax.frameworks.tensorflow1 import tensorflow1
+from rmsprop_jax.frameworks.tensorflowjs import tensorflowjs
 from rmsprop_jax.frameworks.tf_keras_legacy import tf_keras_legacy
 from rmsprop_jax.frameworks.timm import timm
+from rmsprop_jax.frameworks.torchopt import torchopt
 
 __all__ = [
     "burn",
+    "fastai",
     "graves",
+    "jax_example_libraries",
     "keras",
+    "mindspore",
     "mlx",
     "optax",
     "paddle",
@@ -45,6 +55,8 @@ __all__ = [
     "sonnet",
     "stable_baselines3",
     "tensorflow1",
+    "tensorflowjs",
     "tf_keras_legacy",
     "timm",
+    "torchopt",
 ]

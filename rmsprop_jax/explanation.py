@@ -155,7 +155,7 @@ _ZERO = "u = zeros_like(u)"
 
 
 def _rms(text: _Text, a: Any, t: str) -> list[str]:
-    rho, eps = (text.number(name, a[name], t) for name in ("decay", "eps"))
+    rho = text.number("decay", a["decay"], t)
     nu = text.variable("nu", text.number("initial_scale", a["initial_scale"], t))
     lines = []
     if a["bias_correction"]:
@@ -167,7 +167,17 @@ def _rms(text: _Text, a: Any, t: str) -> list[str]:
         lines.append(f"{mu} = {mu} + (1 - {rho}) * (u - {mu})")
     else:
         lines.append(f"{nu} = {rho} * {nu} + (1 - {rho}) * abs(u)**2")
-    return [*lines, _divided(nu, eps, a["eps_in_sqrt"])]
+    if a["numerator"] is not None:
+        lines += text.lines(take_apart(a["numerator"]), t)
+    places = ("eps", "eps_root", "least_root")
+    eps, eps_root, least = (text.number(name, a[name], t) for name in places)
+    if not (given(a["eps_root"]) or given(a["least_root"])):
+        return [*lines, _divided(nu, eps, a["eps_in_sqrt"])]
+    inside = [eps_root] if given(a["eps_root"]) else [eps] if a["eps_in_sqrt"] else []
+    root = f"sqrt({' + '.join([nu, *inside])})"
+    root = f"maximum({root}, {least})" if given(a["least_root"]) else root
+    outer = given(a["eps"]) and not a["eps_in_sqrt"]
+    return [*lines, f"u = u / ({root} + {eps})" if outer else f"u = u / {root}"]
 
 
 def _optax_rms(text: _Text, a: Any, t: str, centered: bool = False) -> list[str]:

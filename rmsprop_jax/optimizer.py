@@ -14,7 +14,7 @@ from rmsprop_jax.transform import scale_by_rms
 @public
 def rmsprop(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
-    decay: ArrayLike = 0.9,
+    decay: ArrayLike | optax.Schedule = 0.9,
     eps: ArrayLike = 1e-8,
     *,
     eps_in_sqrt: bool = False,
@@ -32,7 +32,7 @@ def rmsprop(
 
         g <- g + weight_decay p
         nu <- decay nu + (1 - decay) g^2
-        u <- g / (sqrt(nu) + eps)                   see `scale_by_rms` for the other forms
+        u <- g / (sqrt(nu) + eps)                   see `scale_by_rms` for other denominators
         trace <- momentum trace + u;  u <- trace    or, if nesterov, u <- u + momentum trace
         p <- p - learning_rate u                    p + update is `optax.apply_updates`
 
@@ -42,7 +42,7 @@ def rmsprop(
 
     Args:
       learning_rate: 0 or more; or a schedule, a function of the number of updates made.
-      decay: rate of the average of squares, in [0, 1).
+      decay: rate of the average of squares, in [0, 1); or a schedule.
       eps: added to the denominator, 0 or more.
       eps_in_sqrt: add eps under the square root, not outside.
       initial_scale: value at which nu starts, 0 or more.

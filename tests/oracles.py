@@ -106,6 +106,11 @@ RECORDED = {
     "stable_baselines3": "stable_baselines3",
     "chainer_graves": "graves",
     "mxnet": "graves",
+    "jax_example_libraries": "jax_example_libraries",
+    "torchopt": "torchopt",
+    "fastai": "fastai",
+    "mindspore": "mindspore",
+    "tensorflowjs": "tensorflowjs",
 }
 """The dialect that each recording is of."""
 
@@ -126,8 +131,9 @@ def call(
     if framework == "mxnet":
         names = {"gamma1": "alpha", "gamma2": "momentum", "epsilon": "eps", "wd": "wd"}
         config = {ours: config[theirs] for theirs, ours in names.items()}
-    weight_decay = config.pop("wd", 0.0)
-    tx = getattr(calls, RECORDED.get(framework, framework))(learning_rate, **config)
+    dialect = RECORDED.get(framework, framework)
+    weight_decay = config.pop("wd", 0.0) if dialect == "graves" else 0.0
+    tx = getattr(calls, dialect)(learning_rate, **config)
     return _optax.chain(_optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
 
 

@@ -193,8 +193,10 @@ def test_numbers_known_only_under_jit_appear_by_name():
 
 def test_hyperparameters_that_are_scheduled():
     """A factory that takes no schedule for a number is made with one that isn't known yet."""
-    tx = optax.inject_hyperparams(rmsprop)(0.1, decay=zoo.halving)
-    assert "nu = decay * nu + (1 - decay) * abs(u)**2" in explain(tx)
+    tx = optax.inject_hyperparams(rmsprop)(0.1, eps=zoo.halving)
+    assert "u = u / (sqrt(nu) + eps)" in explain(tx)
     assert "u = -0.1 * u" in explain(tx)
+    tx = optax.inject_hyperparams(rmsprop)(0.1, decay=zoo.halving)
+    assert "nu = halving(t) * nu + (1 - halving(t)) * abs(u)**2" in explain(tx)
     rate = functools.partial(zoo.power, base=0.5)
     assert "u = -learning_rate(t) * u" in explain(optax.inject_hyperparams(rmsprop)(rate))

@@ -106,6 +106,168 @@ def test_place_of_eps(inside):
     np.testing.assert_allclose(updates, 4 / np.sqrt(6) if inside else 1.0, rtol=1e-6)
 
 
+def by_formula(gradients, decay, root, numerator, start=0.0):
+    """The updates for gradients [steps, ...], by the definitions: decay is one for each step."""
+    nu, updates = np.full(gradients.shape[1:], start), []
+    for g, rho, top in zip(gradients, decay, numerator, strict=True):
+        nu = rho * nu + (1 - rho) * g**2
+        updates.append(top / root(nu))
+    return np.array(updates)
+
+
+ROOTS = {  # arguments, and the denominator
+    "two eps": ({"eps": 0.25, "eps_root": 0.5}, lambda nu: np.sqrt(nu + 0.5) + 0.25),
+    "only under the root": ({"eps": 0.0, "eps_root": 0.5}, lambda nu: np.sqrt(nu + 0.5)),
+    "least root": ({"eps": 0.0, "least_root": 1.0}, lambda nu: np.maximum(np.sqrt(nu), 1.0)),
+    "all": (
+        {"eps": 0.25, "eps_root": 0.5, "least_root": 1.0},
+        lambda nu: np.maximum(np.sqrt(nu + 0.5), 1.0) + 0.25,
+    ),
+    "least root, eps inside": (
+        {"eps": 0.25, "eps_in_sqrt": True, "least_root": 1.0},
+        lambda nu: np.maximum(np.sqrt(nu + 0.25), 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_other_denominators(name, dtype):
+    options, root = ROOTS[name]
+    g = gradients("normal", steps=200)
+    expected = by_formula(g.astype(float), [0.9] * 200, root, g)
+    with jax.enable_x64(dtype == "float64"):
+        updates, _ = run(scale_by_rms(0.9, **options), jnp.asarray(g, dtype))
+    rtol = 1e-13 if dtype == "float64" else 1e-6
+    np.testing.assert_allclose(updates, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_other_denominators_of_a_variance(name):
+    """nu of a centered state is the variance, so the last update tells its denominator."""
+    options, root = ROOTS[name]
+    g = gradients("normal", steps=50).astype(float)
+    with jax.enable_x64(True):
+        updates, state = run(scale_by_rms(0.9, centered=True, **options), jnp.asarray(g))
+        _, plain = run(scale_by_rms(0.9, centered=True), jnp.asarray(g))
+    np.testing.assert_array_equal(state.nu, plain.nu)
+    np.testing.assert_allclose(updates[-1], g[-1] / root(np.asarray(plain.nu)), rtol=1e-13)
+
+
+def moving_sum(g, rate):
+    sums = [g[0]]
+    for row in g[1:]:
+        sums.append(rate * sums[-1] + row)
+    return np.array(sums)
+
+
+NUMERATORS = {
+    "trace": (optax.trace(0.75), lambda g: moving_sum(g, 0.75)),
+    "ema": (optax.ema(0.75, debias=False), lambda g: 0.25 * moving_sum(g, 0.75)),
+    "clip": (optax.clip(0.5), lambda g: np.clip(g, -0.5, 0.5)),
+    "norm": (
+        optax.clip_by_global_norm(2.0),
+        lambda g: g * 2 / np.maximum(2, np.linalg.norm(g, axis=1, keepdims=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMERATORS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_numerators(name, jit):
+    """nu is of the gradients themselves, whatever is divided by its root."""
+    numerator, formula = NUMERATORS[name]
+    g = gradients("normal", steps=50).astype(float)
+    expected = by_formula(g, [0.9] * 50, lambda nu: np.sqrt(nu) + 1e-3, formula(g))
+    with jax.enable_x64(True):
+        tx = scale_by_rms(0.9, 1e-3, numerator=numerator)
+        update = jax.jit(tx.update) if jit else tx.update
+        state, plain = tx.init(jnp.zeros(32)), scale_by_rms(0.9, 1e-3)
+        other = plain.init(jnp.zeros(32))
+        for row, u in zip(jnp.asarray(g), expected, strict=True):
+            updates, state = update(row, state)
+            _, other = plain.update(row, other)
+            np.testing.assert_allclose(updates, u, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(state.rms.nu, other.nu, rtol=1e-15)
+    assert state.rms.count == other.count
+
+
+def test_what_a_numerator_is_given():
+    """Parameters; and gradients as they are squared, so that an infinite one is forgotten."""
+    numerator = optax.chain(optax.add_decayed_weights(0.5), optax.trace(0.5))
+    tx = scale_by_rms(0.0, 1.0, numerator=numerator)
+    params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+    state = tx.init(params)
+    updates, state = tx.update({"a": jnp.ones(2, jnp.bfloat16), "b": None}, state, params)
+    assert updates["a"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(updates["a"].astype(np.float32), 0.75)  # (1 + 0.5) / (1 + 1)
+    assert updates["b"] is None
+    assert state.numerator[1].trace["a"].dtype == jnp.float32
+    infinite = jnp.array([jnp.inf, 1.0])
+    tx = scale_by_rms(0.5, 1.0, numerator=optax.trace(0.5))
+    state = tx.init(infinite)
+    updates, state = tx.update(infinite, state)
+    assert np.isfinite(updates).all()
+    for _ in range(200):
+        updates, state = tx.update(jnp.ones(2), state)
+        assert np.isfinite(updates).all()
+    np.testing.assert_allclose(updates, 1.0, rtol=1e-5)
+
+
+SCHEDULED = {
+    "first square": lambda t: jnp.where(t == 0, 0.0, 0.9),
+    "mean": lambda t: t / (t + 1.0),
+    "python number": lambda t: 0.75,
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("jit", [False, True])
+def test_decay_may_be_a_schedule(name, centered, jit):
+    """Each average is written out as a weighted sum, with the weights of the schedule."""
+    schedule, steps = SCHEDULED[name], 40
+    g = gradients("normal", steps=steps).astype(float)
+    with jax.enable_x64(True):
+        tx = scale_by_rms(schedule, 1e-3, centered=centered)
+        update = jax.jit(tx.update) if jit else tx.update
+        state, weights, rest = tx.init(jnp.zeros(32)), np.zeros(steps), 1.0
+        for t, row in enumerate(jnp.asarray(g)):
+            rho = float(schedule(t))
+            weights *= rho
+            weights[t], rest = 1 - rho, rest * rho
+            updates, state = update(row, state)
+            mean = weights @ g
+            nu = weights @ (g - mean) ** 2 + rest * mean**2 if centered else weights @ g**2
+            np.testing.assert_allclose(updates, g[t] / (np.sqrt(nu) + 1e-3), rtol=1e-10)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_schedule_of_decay_is_what_inject_hyperparams_makes_of_it(jit):
+    schedule = SCHEDULED["first square"]
+    injected = optax.inject_hyperparams(scale_by_rms, hyperparam_dtype=jnp.float32)(schedule)
+    kept = optax.inject_hyperparams(scale_by_rms, static_args=("decay",))(schedule, eps=1e-8)
+    g = jnp.array([0.5, -3.0])
+    transformations = [injected, kept, scale_by_rms(schedule)]
+    states = [tx.init(g) for tx in transformations]
+    updates = []
+    for _ in range(3):
+        updates = []
+        for i, tx in enumerate(transformations):
+            u, states[i] = (jax.jit(tx.update) if jit else tx.update)(g, states[i])
+            updates.append(u)
+        np.testing.assert_array_equal(updates, np.broadcast_to(updates[2], (3, 2)))
+    np.testing.assert_allclose(updates[2], [1.0, -1.0], rtol=1e-6)  # since nu started at g^2
+
+
+def test_what_a_schedule_of_decay_gives_is_checked_as_far_as_it_is_known():
+    g = jnp.ones(2)
+    for schedule, word in [(lambda t: 1.5, "1.5"), (lambda t: jnp.bfloat16(0.9), "bfloat16")]:
+        tx = scale_by_rms(schedule)
+        with pytest.raises(ValueError, match=word):
+            tx.update(g, tx.init(g))
+
+
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("kind", [float, np.float32, np.array, jnp.asarray])
 def test_decay_may_be_a_number_or_an_array(kind, jit):
@@ -361,6 +523,11 @@ def test_init_from_shapes_alone():
         ({"initial_scale": -1}, ValueError, ["initial_scale=-1"]),
         ({"initial_scale": 1.0, "bias_correction": True}, ValueError, ["initial_scale", "pass"]),
         ({"decay": jnp.bfloat16(0.999)}, ValueError, ["bfloat16", "hyperparam_dtype"]),
+        ({"decay": lambda t: 0.9, "bias_correction": True}, ValueError, ["decay is a schedule"]),
+        ({"eps_root": -1.0}, ValueError, ["eps_root=-1.0"]),
+        ({"least_root": -1.0}, ValueError, ["least_root=-1.0"]),
+        ({"eps_root": 1.0, "eps_in_sqrt": True}, ValueError, ["eps_root", "eps_in_sqrt"]),
+        ({"numerator": "clip"}, TypeError, ["numerator='clip'", "Optax"]),
     ],
 )
 def test_bad_hyperparameters_are_refused(kwargs, error, words):

@@ -159,6 +159,15 @@ KNOWN = {  # all that they do to updates is known
     "scheduled decay": lambda: rmsprop(0.5, weight_decay=halving, mask=lambda p: IN_A),
     "bias_correction": lambda: rmsprop(0.5, 0.75, 0.5, bias_correction=True),
     "scale_by_rms": lambda: scale_by_rms(0.75, 0.5, eps_in_sqrt=True, initial_scale=2.0),
+    "scheduled average": lambda: rmsprop(0.5, halving),
+    "scheduled variance": lambda: scale_by_rms(halving, 0.5, centered=True),
+    "two eps": lambda: scale_by_rms(0.75, 0.5, eps_root=0.25),
+    "least root": lambda: scale_by_rms(0.75, 0.0, least_root=2.0),
+    "all in the root": lambda: scale_by_rms(0.75, 0.5, eps_in_sqrt=True, least_root=1.5),
+    "numerator": lambda: scale_by_rms(0.75, 0.5, numerator=optax.trace(0.5)),
+    "numerator, a chain": lambda: scale_by_rms(
+        0.75, 0.5, numerator=optax.chain(optax.clip_by_global_norm(1.0), optax.scale(2.0))
+    ),
     "burn": lambda: dialects.burn(0.5, weight_decay=0.1),
     "graves": lambda: dialects.graves(halving, eps=0.5),
     "keras": lambda: dialects.keras(0.5, weight_decay=0.1, momentum=0.5, loss_scale_factor=4.0),
@@ -172,6 +181,14 @@ KNOWN = {  # all that they do to updates is known
     "pytorch centered": lambda: dialects.pytorch(halving, centered=True),
     "sonnet": lambda: dialects.sonnet(functools.partial(power, base=0.5)),
     "stable_baselines3": lambda: dialects.stable_baselines3(0.5, momentum=0.5),
+    "fastai": lambda: dialects.fastai(halving, 0.5, wd=0.1),
+    "fastai coupled": lambda: dialects.fastai(0.5, wd=0.1, decouple_wd=False),
+    "jax_example_libraries": lambda: dialects.jax_example_libraries(halving, momentum=0.5),
+    "mindspore": lambda: dialects.mindspore(0.5, momentum=0.5, loss_scale=4.0, weight_decay=0.1),
+    "tensorflowjs": lambda: dialects.tensorflowjs(0.5, momentum=0.5),
+    "torchopt": lambda: dialects.torchopt(
+        0.5, momentum=0.5, nesterov=True, maximize=True, weight_decay=0.1, initial_scale=0.5
+    ),
     "tensorflow1": lambda: dialects.tensorflow1(0.5, momentum=0.5, centered=True),
     "tf_keras_legacy": lambda: dialects.tf_keras_legacy(0.5, decay=0.1),
     "tf_keras_legacy schedule": lambda: dialects.tf_keras_legacy(halving, momentum=0.5, decay=0.1),

@@ -68,7 +68,12 @@ def groups_of(
     groups = []
     for part in found:
         inside = [p for p in part.walk() if not p.children]
-        average = next(p for p in inside if p.factory is scale_by_rms)
+        average = next(p for p in part.walk() if p.factory is scale_by_rms)
+        if average.arguments["numerator"] is not None:
+            raise ValueError(
+                f"dialects.{part.name} keeps averages of its own, which no file that is written "
+                "here has a place for. Its state is saved and restored as this library's own."
+            )
         rms, traces = average.state, anatomy.find_traces(part)
         if not isinstance(rms, RmsState) or len(traces) > 1:
             raise ValueError(
@@ -145,6 +150,20 @@ def start(
 ) -> optax.OptState:
     """The state of tx as at the start, for the parameters that weights make."""
     return tx.init(jax.tree.map(jnp.asarray, to_params(dict(weights))))
+
+
+def by_name(found: Named, wanted: Named, keys: Keys) -> dict[str, Named]:
+    """For each accumulator the arrays by name of the parameter, all checked.
+
+    Args:
+      found: the arrays that there are, by key.
+      wanted: arrays like those that there should be, by key.
+      keys: the key of each.
+    """
+    arrays.check(found, wanted)
+    means = {keys["nu"][n]: key for n, key in keys.get("mu", {}).items()}
+    arrays.check_numbers(found, keys["nu"].values(), means)
+    return {part: {n: found[key] for n, key in own.items()} for part, own in keys.items()}
 
 
 def load(

@@ -98,10 +98,6 @@ def keras(
       jit_compile: without effect here, as the next; both are in tf_keras's configuration.
       is_legacy_optimizer: must be false; the legacy one is `tf_keras_legacy`.
 
-    Raises:
-      ValueError: for a number out of its range, for more than one kind of clipping, and for
-        use_ema and gradient_accumulation_steps, naming the part of Optax that does it.
-
     Example:
       >>> import jax.numpy as jnp
       >>> from rmsprop_jax import dialects
@@ -169,12 +165,11 @@ def load(
 ) -> optax.OptState:
     """Goes on with an optimizer of Keras.
 
-    The function that ports the weights ports the optimizer. It is called once with distinct
-    numbers, which tells where each element goes; the accumulators then go there.
+    What load and dump of all frameworks have in common is said in `interop`.
 
     Args:
-      tx: made by `dialects.keras` or `tf_keras_legacy` with the optimizer's own settings; it may
-        stand in a chain, or in `optax.partition` beside `optax.set_to_zero` for what is frozen.
+      tx: made by `dialects.keras` or `tf_keras_legacy` with the optimizer's own settings; in
+        `optax.partition` beside `optax.set_to_zero` if layers are frozen.
       variables: the optimizer's variables by name, `{v.path: np.asarray(v) for v in
         optimizer.variables}` (`v.name` in tf_keras); or by number, as a file has them, `{k: v[()]
         for k, v in h5py.File(path)["optimizer/vars"].items()}`, or all arrays of that file by path;
@@ -183,7 +178,7 @@ def load(
       weights: the trainable variables in order, by path: `{v.path: np.asarray(v) for v in
         model.trainable_variables}`, or by `v.name` in tf_keras. The order only matters for
         variables without names. It isn't that of a file, which is sorted.
-      to_params: your function from a dictionary like weights to a pytree of parameters.
+      to_params: from a dictionary like weights to your parameters.
       count: number of updates made, if variables lack it.
       in_order: say that weights are in the order of `model.trainable_variables`.
 
@@ -192,10 +187,7 @@ def load(
       weights have no place in it: a warning names them.
 
     Raises:
-      ValueError: naming all variables that are missing, too many or of a wrong shape; if variables
-        in order aren't as many as tx needs, or weights are sorted; if to_params does more than to
-        rearrange; for numbers that no RMSprop makes; for a sum of gradients that isn't complete;
-        and for a schedule without a count.
+      ValueError: also for a sum of gradients that isn't complete.
 
     Example:
       >>> variables = [np.int32(7), np.float32(0.1), np.full((2, 3), 4.0)]
@@ -203,9 +195,6 @@ def load(
       >>> opt_state = load(keras(0.1), variables, weights, lambda named: named)
       >>> print(opt_state[2].count, opt_state[2].nu["dense/kernel"][0])
       7 [4. 4. 4.]
-
-    References:
-      https://keras.io/api/optimizers/rmsprop/
     """
     weights = arrays.as_named(weights)
     port = pairing.probe(to_params, weights, ())
@@ -220,10 +209,7 @@ def load(
     found = {k: arrays.as_array(x) for k, x in saved.items()}
     wanted = {key: weights[n] for part in keys.values() for n, key in part.items()}
     _check_beside(found, wanted)
-    arrays.check(found, wanted)
-    means = {keys["nu"][n]: key for n, key in keys.get("mu", {}).items()}
-    arrays.check_numbers(found, keys["nu"].values(), means)
-    named = {part: {n: found[key] for n, key in own.items()} for part, own in keys.items()}
+    named = accumulators.by_name(found, wanted, keys)
     return accumulators.load(tx, template, port, named, count)
 
 
@@ -239,24 +225,18 @@ def dump(
     """Hands an optimizer back to Keras.
 
     Args:
-      tx: made by `dialects.keras` or `tf_keras_legacy`, maybe in a chain behind other parts.
+      tx: made by `dialects.keras` or `tf_keras_legacy`.
       opt_state: its state.
-      weights: any dictionary with the names and shapes of the parameters, in the order of
-        `model.trainable_variables`.
-      from_params: your function from a pytree of parameters to a dictionary like weights.
-      like: the variables of the optimizer by name, such as those that were loaded: their names,
-        their order and what is none of the accumulators stay.
-      params: the parameters; needed if some are frozen, for their shapes.
+      weights: in the order of `model.trainable_variables`.
+      from_params: the inverse of to_params.
+      like: the variables of the optimizer by name, such as those that were loaded.
+      params: needed if some are frozen.
 
     Returns:
       The optimizer's variables by name, in its order, so that
       `for variable, x in zip(optimizer.variables, saved.values()): variable.assign(x)` loads them
       into Keras 3, and `optimizer.set_weights(list(saved.values()))` into tf_keras. There is no
       learning rate if tx has a schedule, as in Keras.
-
-    Raises:
-      ValueError: if tx isn't one of those above, if the names or shapes that come out of
-        from_params aren't those of weights, and if like has other variables.
 
     Example:
       >>> tx, params = keras(0.1), {"dense/kernel": np.zeros((2, 3), np.float32)}

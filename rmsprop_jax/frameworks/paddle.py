@@ -49,10 +49,6 @@ def paddle(
       grad_clip: must be `None`.
       name: without effect here.
 
-    Raises:
-      ValueError: for a number out of its range, and for grad_clip, which is a part of its own in
-        Optax.
-
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from rmsprop_jax import dialects

@@ -70,9 +70,6 @@ def tf_keras_legacy(
       lr: an older name of learning_rate, which it replaces if given.
       decay: of the learning rate (not of an average), 0 or more.
 
-    Raises:
-      ValueError: for a number out of its range, and for clipnorm with global_clipnorm.
-
     Example:
       >>> import jax.numpy as jnp
       >>> from rmsprop_jax import dialects

@@ -34,12 +34,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(options.Task):
-    """Trains on MNIST with several optimizers and prints how they end.
-
-    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
-    keras, mlx, optax, paddle, pytorch, sonnet, stable_baselines3, tensorflow1, tf_keras_legacy,
-    timm.
-    """
+    """Trains on MNIST with several optimizers and prints how they end."""
 
     optimizers: tuple[str, ...] = ("rmsprop", "adam", "sgd")
     """Names, each with its framework's defaults; NAME=RATE also sets the learning rate."""
@@ -47,6 +42,10 @@ class Config(options.Task):
     """Step size of those named without one."""
     seeds: int = 5
     """Runs of each optimizer, with the seeds 0, 1, 2, ..."""
+
+
+# What `--help` shows, too.
+Config.__doc__ = f"{Config.__doc__}\n\nThe optimizers are {', '.join(OPTIMIZERS)}."
 
 
 class Row(NamedTuple):

@@ -15,6 +15,7 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -176,6 +177,104 @@ def mxnet(config: Config, dtype: str) -> np.ndarray:
     return run(step, config["schedule"], dtype)
 
 
+def jax_example_libraries(config: Config, dtype: str) -> np.ndarray:
+    import jax
+    import jax.numpy as jnp
+    from jax.example_libraries import optimizers
+
+    jax.config.update("jax_enable_x64", True)
+    kwargs = dict(config["kwargs"])
+    rates = jnp.asarray(learning_rates(config["schedule"]), dtype)
+    momentum = kwargs.pop("momentum")
+    if momentum:
+        init, update, get = optimizers.rmsprop_momentum(
+            lambda t: rates[t], momentum=momentum, **kwargs
+        )
+    else:
+        init, update, get = optimizers.rmsprop(lambda t: rates[t], **kwargs)
+    state = init(jnp.asarray(initial_params(dtype)))
+    update, t = jax.jit(update), iter(range(STEPS))
+
+    def step(grad, value):
+        nonlocal state
+        state = update(next(t), jnp.asarray(grad), state)
+        return np.asarray(get(state))
+
+    return run(step, config["schedule"], dtype)
+
+
+def torchopt(config: Config, dtype: str) -> np.ndarray:
+    import torch
+    import torchopt
+
+    rates = learning_rates(config["schedule"]).tolist()
+    tx = torchopt.rmsprop(lambda t: rates[int(t)], **config["kwargs"])
+    params = {"w": torch.from_numpy(initial_params(dtype))}
+    state = tx.init(params)
+
+    def step(grad, value):
+        nonlocal params, state
+        grads = {"w": torch.from_numpy(grad.copy())}
+        updates, state = tx.update(grads, state, params=params, inplace=False)
+        params = torchopt.apply_updates(params, updates, inplace=False)
+        return params["w"].numpy()
+
+    return run(step, config["schedule"], dtype)
+
+
+def fastai(config: Config, dtype: str) -> np.ndarray:
+    import torch
+    from fastai.optimizer import RMSProp
+
+    kwargs = dict(config["kwargs"])
+    eps = kwargs.pop("eps")
+    param = torch.nn.Parameter(torch.from_numpy(initial_params(dtype)))
+    opt = RMSProp([param], lr=1.0, **kwargs)
+    opt.set_hyper("eps", eps)  # that of the call isn't passed on
+
+    def step(grad, value):
+        opt.set_hyper("lr", value)
+        param.grad = torch.from_numpy(grad.copy())  # l2_reg works in place
+        opt.step()
+        return param.detach().numpy()
+
+    return run(step, config["schedule"], dtype)
+
+
+def mindspore(config: Config, dtype: str) -> np.ndarray:
+    import mindspore as ms
+
+    ms.set_device("CPU")
+    # Its kernel for CPUs puts epsilon outside of the root in blocks of 8 elements, if not centered.
+    # In arrays of 4, it does what is documented.
+    split = lambda x: np.split(x.copy(), SIZE // 4)
+    starts = enumerate(split(initial_params(dtype)))
+    params = [ms.Parameter(ms.Tensor(x), name=f"w{i}") for i, x in starts]
+    opt = ms.nn.RMSProp(params, learning_rate=1.0, **config["kwargs"])
+
+    def step(grad, value):
+        opt.learning_rate.set_data(ms.Tensor(value, ms.float32))
+        opt(tuple(map(ms.Tensor, split(grad))))
+        return np.concatenate([p.asnumpy() for p in params])
+
+    return run(step, config["schedule"], dtype)
+
+
+def tensorflowjs(config: Config, dtype: str) -> np.ndarray:
+    script = Path(__file__).with_name("tensorflowjs.js")
+    problem = {
+        "kwargs": config["kwargs"],
+        "start": initial_params(dtype).tolist(),
+        "gradients": gradients(dtype).tolist(),
+        "rates": learning_rates(config["schedule"]).tolist(),
+    }
+    made = subprocess.run(
+        ["node", script], input=json.dumps(problem), stdout=subprocess.PIPE, text=True, check=True
+    )
+    params = iter(json.loads(made.stdout)["params"])
+    return run(lambda grad, value: np.array(next(params), dtype), config["schedule"], dtype)
+
+
 def run(step: Callable[[np.ndarray, float], np.ndarray], schedule: str, dtype: str) -> np.ndarray:
     rates = learning_rates(schedule).tolist()
     params = np.stack(
@@ -259,14 +358,63 @@ FRAMEWORKS = {  # name: (function, configurations, dtypes, distributions whose v
         ("float32",),  # float64 weights raise
         ("mxnet",),
     ),
+    "jax_example_libraries": (
+        jax_example_libraries,
+        grid("gamma", "eps", momentum=MOMENTA),
+        ("float64", "float32"),
+        ("jax",),
+    ),
+    "torchopt": (
+        torchopt,
+        grid("alpha", "eps", momentum=MOMENTA, centered=BOTH)
+        + grid(
+            *("alpha", "eps"),
+            momentum=(MOMENTUM,),
+            centered=BOTH,
+            weight_decay=(WEIGHT_DECAY,),
+            initial_scale=(0.25,),
+            nesterov=(True,),
+            maximize=(True,),
+        ),
+        ("float64", "float32"),
+        ("torchopt", "torch"),
+    ),
+    "fastai": (
+        fastai,
+        grid("sqr_mom", "eps", mom=MOMENTA, wd=(0.0,))
+        + grid("sqr_mom", "eps", mom=MOMENTA, wd=(WEIGHT_DECAY,), decouple_wd=BOTH),
+        ("float64", "float32"),
+        ("fastai", "torch"),
+    ),
+    "mindspore": (
+        mindspore,
+        grid("decay", "epsilon", momentum=MOMENTA, centered=BOTH)
+        + grid(
+            *("decay", "epsilon"),
+            momentum=(MOMENTUM,),
+            centered=BOTH,
+            weight_decay=(WEIGHT_DECAY,),
+            loss_scale=(4.0,),
+        ),
+        ("float32",),  # float64 parameters raise
+        ("mindspore",),
+    ),
+    "tensorflowjs": (
+        tensorflowjs,
+        grid("decay", "epsilon", momentum=MOMENTA, centered=(False,)),
+        ("float32",),  # there is no float64
+        (),
+    ),
 }
+NPM = {"tensorflowjs": {"@tensorflow/tfjs": "4.22.0"}}  # what `npm install` was asked for
 
 
-def about(distributions: tuple[str, ...]) -> str:
+def about(distributions: tuple[str, ...], npm: dict[str, str] | None = None) -> str:
     return json.dumps(
         {
             "versions": {
                 **{name: importlib.metadata.version(name) for name in distributions},
+                **(npm or {}),
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
@@ -325,7 +473,7 @@ def record(framework: str) -> None:
     path = Path(__file__).parent / f"{framework}.npz"
     np.savez_compressed(
         path,
-        about=np.array(about(distributions)),
+        about=np.array(about(distributions, NPM.get(framework))),
         configs=np.array(json.dumps(configs)),
         **params,
     )

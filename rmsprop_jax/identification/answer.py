@@ -9,6 +9,7 @@ import numpy as np
 
 from rmsprop_jax.identification.calls import calls
 from rmsprop_jax.identification.fitting import Fit, polish
+from rmsprop_jax.identification.reasons import departure, explain_failure
 from rmsprop_jax.identification.recording import MOST_ELEMENTS, MOST_STEPS, Recording, read_recording
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
 from rmsprop_jax.identification.search import search
@@ -65,14 +66,25 @@ def identify(
     if not found:
         raise ValueError(f"No dialect has all of what is known: {dict(known or {})}.")
     sample = recording.sample(MOST_ELEMENTS)
-    fits = found[0].fits and not found[0].structure.clip_in_front
+    first = found[0].structure
+    fits = found[0].fits and first.rule == "rms" and not first.clip_in_front
     if found[0].fits:
         say("rounding the numbers")
         best, rest = _settled(found, sample, held)
     else:
         best, rest = candidate(found[:1], found[0].numbers, {}), found[1:]
+    reason, departs = "", None
+    if not fits:
+        say("looking for a reason")
+        brief = lambda other: search(other, held, traits, lambda text: None, briefly=True)
+        reason, partial = explain_failure(found, recording, held, brief)
+        if not found[0].fits:
+            departs = departure(partial or found[0], sample)
+        if partial is not None:
+            rounded = settle(partial, sample.until(departs[0] if departs else None), held, {}).fit
+            best, rest = candidate([partial], rounded.numbers, {}), found
     others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
-    return Identification(fits, (best, *others), "", None, _describe(recording))
+    return Identification(fits, (best, *others), reason, departs, _describe(recording))
 
 
 def _settled(

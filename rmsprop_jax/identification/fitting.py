@@ -22,7 +22,9 @@ WORST = 8.0
 Both in units of what rounding may do. Those of the right structure have a root mean square of 0.1
 to 0.6, for the tolerances are meant for the worst case.
 """
-MOST_ITERATIONS = 150
+THOROUGH = (150, 1e-6)
+BRIEF = (25, 1e-2)
+"""Iterations at most, and the relative gain at which they end."""
 LEAST_TOLD = 0.7
 """The share of steps in which rounding may not drown all."""
 
@@ -56,9 +58,10 @@ def evaluate(
     structure: Structure, numbers: Numbers, recording: Recording, scheduled: bool = False
 ) -> Fit:
     """How far a structure with these numbers is from a recording."""
-    steps = simulate(structure, numbers, recording, scheduled=scheduled)
-    steps = simulate(structure, numbers, recording, steps.tolerance, scheduled)
-    residuals = steps.residuals(recording)
+    with np.errstate(all="ignore"):
+        steps = simulate(structure, numbers, recording, scheduled=scheduled)
+        steps = simulate(structure, numbers, recording, steps.tolerance, scheduled)
+        residuals = np.nan_to_num(steps.residuals(recording), nan=1e40, posinf=1e40, neginf=1e40)
     found = {**numbers, "learning_rate": steps.learning_rate}
     told = np.isfinite(steps.tolerance)
     distance = float(np.sqrt(np.sum(residuals**2) / max(np.sum(told), 1)))
@@ -105,7 +108,7 @@ def screen(
             starts.append(numbers)
             break
     return min(
-        (polish(structure, start, few, known, scheduled, rounds=1) for start in starts),
+        (polish(structure, start, few, known, scheduled, BRIEF) for start in starts),
         key=lambda fit: fit.distance,
     )
 
@@ -116,14 +119,15 @@ def polish(
     recording: Recording,
     known: Numbers,
     scheduled: bool = False,
-    rounds: int = 2,
+    effort: tuple[int, float] = THOROUGH,
 ) -> Fit:
-    """The best numbers near a start. Tolerances depend on them, so it goes round."""
+    """The best numbers near a start. Tolerances depend on them, so it goes round again."""
     numbers = {k: known.get(k, start[k]) for k in structure.numbers}
     tolerance = recording.least_tolerance
-    for _ in range(rounds):
-        numbers, _ = refine(structure, numbers, recording, known, tolerance, scheduled)
-        tolerance = simulate(structure, numbers, recording, scheduled=scheduled).tolerance
+    for _ in range(2 if effort is THOROUGH else 1):
+        numbers, _ = refine(structure, numbers, recording, known, tolerance, scheduled, effort)
+        with np.errstate(all="ignore"):
+            tolerance = simulate(structure, numbers, recording, scheduled=scheduled).tolerance
     return evaluate(structure, numbers, recording, scheduled)
 
 
@@ -134,6 +138,7 @@ def refine(
     known: Numbers,
     tolerance: np.ndarray,
     scheduled: bool = False,
+    effort: tuple[int, float] = THOROUGH,
 ) -> tuple[Numbers, float]:
     """The best numbers near a start, and their sum of squares, for given tolerances."""
     free = [k for k in structure.numbers if k not in known]
@@ -151,20 +156,23 @@ def refine(
         return _residuals(structure, at(x), recording, tolerance, scheduled)
 
     x = np.array([line.to(numbers[k]) for k, line in zip(free, lines, strict=True)])
-    x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds)
+    x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds, effort)
     best = residuals(x)
     return {k: y if np.ndim(y) else float(y) for k, y in at(x).items()}, float(best @ best)
 
 
 def least_squares(
-    residuals: Callable[[np.ndarray], np.ndarray], x: np.ndarray, bounds: np.ndarray
+    residuals: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    bounds: np.ndarray,
+    effort: tuple[int, float] = THOROUGH,
 ) -> np.ndarray:
     """A minimum of the sum of squares, by Levenberg and Marquardt."""
     r = residuals(x)
     cost, damping = float(r @ r), 1e-3
     if not len(x):
         return x
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(effort[0]):
         jacobian = _jacobian(residuals, x)
         scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-30)
         jacobian = jacobian / scale
@@ -179,7 +187,7 @@ def least_squares(
                 damping = max(damping / 10, 1e-14)
                 break
             damping *= 10
-        if before - cost <= 1e-6 * before:
+        if before - cost <= effort[1] * before:
             break
     return x
 
@@ -199,7 +207,7 @@ def _residuals(
     return np.where(np.abs(r.real) < 1e40, r, 1e40)  # not NaN either
 
 
-FRACTIONS = ("decay", "momentum")
+FRACTIONS = ("decay", "momentum", "first")
 
 
 class Line(NamedTuple):
@@ -246,7 +254,7 @@ def _sizes(recording: Recording) -> np.ndarray:
 def _grid(quantity: str, structure: Structure, recording: Recording) -> Iterable[float]:
     if quantity == "decay":
         return 0.5, 0.8, 0.9, 0.95, 0.99, 0.999
-    if quantity == "momentum":
+    if quantity in ("momentum", "first"):
         return 0.3, 0.8, 0.95
     sizes = _sizes(recording)
     low, middle, high = sizes[len(sizes) // 10], sizes[len(sizes) // 2], sizes[-1]

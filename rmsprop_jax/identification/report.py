@@ -1,10 +1,12 @@
 """What was found, as objects and as text."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import optax
 
 from rmsprop_jax.identification.calls import CLIPPINGS, Call, Structure, calls
 from rmsprop_jax.identification.fitting import Fit
@@ -107,12 +109,28 @@ def candidate(
 
 def ways_to(fit: Fit) -> list[Call]:
     """The calls that make a structure; with a constant learning rate, on either side of it."""
+    if fit.structure.rule != "rms":
+        return [_foreign(fit.structure)]
     own = dataclasses.replace(fit.structure, clip="", clip_in_front=False)
     bare = own if fit.structure.clip_in_front else fit.structure
     sides = [bare]
     if not fit.scheduled and np.ndim(fit.numbers["learning_rate"]) == 0:
         sides = [dataclasses.replace(bare, rate_inside=side) for side in (False, True)]
     return [call for side in sides for call in calls().get(side, ())]
+
+
+def _foreign(structure: Structure) -> Call:
+    """Optax's call of another optimizer."""
+    names = {"learning_rate": "learning_rate", "momentum": "momentum"}
+    switches: dict[str, Any] = {"nesterov": True} if structure.momentum == "nesterov" else {}
+    name = structure.rule
+    if structure.rule == "adam":
+        names |= {"first": "b1", "decay": "b2", "eps": "eps"}
+        if structure.weight_decay == "decoupled":
+            name, names["weight_decay"] = "adamw", "weight_decay"
+    factory = getattr(optax, name)
+    defaults = {k: p.default for k, p in inspect.signature(factory).parameters.items()}
+    return Call(f"optax.{name}", switches, names, defaults)
 
 
 def _effort(structure: Structure, call: Call, numbers: Numbers, i: int) -> tuple[int, int, int]:
@@ -128,9 +146,11 @@ def _typed(call: Call, arguments: Numbers) -> Numbers:
 
 
 def _text(structure: Structure, call: Call, arguments: Numbers, numbers: Numbers) -> str:
-    home = "rmsprop_jax" if call.dialect == "rmsprop" else "rmsprop_jax.dialects"
     words = ", ".join(f"{k}={_value(x)}" for k, x in _typed(call, arguments).items())
-    text = f"{home}.{call.dialect}({words})"
+    homes = {"rms": "rmsprop_jax." if call.dialect == "rmsprop" else "rmsprop_jax.dialects."}
+    text = f"{homes.get(structure.rule, '')}{call.dialect}({words})"
+    if structure.rule != "rms" and structure.weight_decay == "coupled":
+        return f"optax.chain(optax.add_decayed_weights({numbers['weight_decay']!r}), {text})"
     if not structure.clip_in_front:
         return text
     clip = CLIPPINGS[structure.clip]

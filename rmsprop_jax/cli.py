@@ -17,6 +17,7 @@ COMMANDS = {  # the module whose `main` takes the rest of the command line, and 
     ),
     "a2c": ("examples.a2c", "balance a pole on a cart, by actor-critic"),
     "inspect": ("inspect_checkpoint", "say what is in a checkpoint, and how to load it"),
+    "identify": ("identification.command", "tell which RMSProp made a recorded run"),
     "dialects": ("table", "set the RMSProps of all frameworks beside each other"),
 }
 # What `pip install 'rmsprop_jax[examples]'` brings, by the names that Python imports.

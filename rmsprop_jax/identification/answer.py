@@ -84,7 +84,7 @@ def identify(
             rounded = settle(partial, sample.until(departs[0] if departs else None), held, {}).fit
             best, rest = candidate([partial], rounded.numbers, {}), found
     others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
-    return Identification(fits, (best, *others), reason, departs, _describe(recording))
+    return Identification(fits, (best, *others), reason, departs, _describe(recording), _picture(sample))
 
 
 def _settled(
@@ -150,6 +150,14 @@ def _number(name: str, x: Any, steps: int) -> Any:
     if number.ndim or not np.isfinite(number) or number < 0:
         raise ValueError(f"known: {name} must be a number of 0 or more, and is {x!r}.")
     return float(number)
+
+
+def _picture(sample: Recording) -> tuple[np.ndarray, list[str]]:
+    """Some elements, from small gradients to large ones."""
+    order = np.argsort(np.mean(sample.grads**2, axis=1))
+    some = order[np.unique(np.linspace(0, len(order) - 1, 5).astype(int))]
+    names = [f"{sample.names[sample.array[i]]}, element {sample.place[i]}" for i in some]
+    return sample.params[some], names
 
 
 def _describe(recording: Recording) -> str:

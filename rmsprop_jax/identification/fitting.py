@@ -38,6 +38,7 @@ class Fit(NamedTuple):
       steps: what it makes of the recording.
       distance: root mean square of the residuals, in units of rounding.
       worst: the largest residual.
+      residuals: [elements, steps], in units of rounding.
       scheduled: the learning rate is another one at each step.
     """
 
@@ -46,6 +47,7 @@ class Fit(NamedTuple):
     steps: Steps
     distance: float
     worst: float
+    residuals: np.ndarray
     scheduled: bool
 
     @property
@@ -67,7 +69,7 @@ def evaluate(
     distance = float(np.sqrt(np.sum(residuals**2) / max(np.sum(told), 1)))
     if np.mean(told) < LEAST_TOLD:
         distance = np.inf
-    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), scheduled)
+    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled)
 
 
 def screen(

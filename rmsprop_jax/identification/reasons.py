@@ -18,7 +18,7 @@ _MOST_PAIRED = 1000  # elements that are tried in all pairs
 
 def departure(fit: Fit, recording: Recording) -> tuple[int, tuple[str, ...]] | None:
     """The first step that a fit doesn't reproduce, and the arrays that depart there."""
-    residuals = np.abs(fit.steps.residuals(recording))
+    residuals = np.abs(fit.residuals)
     steps = np.flatnonzero(np.max(residuals, axis=0) > WORST)
     if not len(steps):
         return None
@@ -50,11 +50,9 @@ def explain_failure(
         name = {"sgd": "SGD", "adam": "Adam"}[best.structure.rule]
         return f"The steps are those of {name}, which is no RMSProp.", None
     if best.fits:
-        return (
-            f"The gradients were clipped before the optimizer got them, by their "
-            f"{best.structure.clip.removeprefix('torch ')}, to {best.numbers['clip']:.4g}.",
-            None,
-        )
+        kind = {"torch norm": "global norm"}.get(best.structure.clip, best.structure.clip)
+        limit = f"{best.numbers['clip']:.4g}"
+        return f"The gradients were clipped before the optimizer got them, by {kind}: {limit}.", None
     if text := _signs(recording):
         return text, None
     for text, other in _rearranged(recording):
@@ -112,7 +110,7 @@ def _mend(fit: Fit, sample: Recording, step: int) -> Recording:
         middle = (low + high) / 2
         too_high = moves(middle) > short.moves[:, step]
         low, high = np.where(too_high, middle, low), np.where(too_high, high, middle)
-    off = np.abs(fit.steps.residuals(sample)[:, step]) > WORST
+    off = np.abs(fit.residuals[:, step]) > WORST
     grads = sample.grads.copy()
     grads[off, step] = ((low + high) / 2)[off]
     return dataclasses.replace(sample, grads=grads)

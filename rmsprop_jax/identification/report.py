@@ -27,13 +27,15 @@ class Candidate:
         fits.
       undetermined: those arguments of which other values would fit as well, each with the lowest
         and highest that were found to.
+      distances: the same for each step.
     """
 
     dialects: tuple[str, ...]
     arguments: dict[str, Any]
     call: str
     distance: float
-    undetermined: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    undetermined: dict[str, tuple[float, float]]
+    distances: np.ndarray = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Identification:
       departs: where nothing fits, the first step (from 0) that isn't reproduced, and the arrays
         that depart there, most first; else `None`.
       recording: what was compared, in words.
+      recorded: some elements of the recording, for a picture, and their names.
     """
 
     fits: bool
@@ -54,6 +57,7 @@ class Identification:
     reason: str
     departs: tuple[int, tuple[str, ...]] | None
     recording: str
+    recorded: tuple[np.ndarray, list[str]] = dataclasses.field(repr=False)
 
     def __str__(self) -> str:
         best, *others = self.candidates
@@ -104,6 +108,7 @@ def candidate(
         _text(structure, chosen, arguments, numbers),
         float(f"{first.distance:.3g}"),
         ranges,
+        np.sqrt(np.mean(first.residuals**2, axis=0)),
     )
 
 

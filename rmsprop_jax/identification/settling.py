@@ -11,8 +11,7 @@ from rmsprop_jax.identification.simulation import Numbers, simulate
 
 PRECISION = 1e-3
 """A number counts as determined if this relative change of it would be seen."""
-_SEEN = 25.0  # rise of the sum of squares, in units of their mean: five standard deviations
-_AS_GOOD = 12.0
+_SEEN = 16.0  # rise of the sum of squares, in units of their mean: four standard deviations
 
 
 class Settled(NamedTuple):
@@ -91,7 +90,7 @@ class _Trial:
 
     def is_as_good(self, more: Numbers) -> bool:
         """Whether it fits as well with some more numbers held."""
-        return self.try_with(more) - self.cost <= _AS_GOOD * self.unit
+        return self.try_with(more) - self.cost <= _SEEN * self.unit
 
     def determines(self, k: str) -> bool:
         """Whether a small change either way would be seen."""

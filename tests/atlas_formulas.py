@@ -152,6 +152,7 @@ RECORDED = {  # the key in recorded/atlas.npz
     "climin": "climin",
     "Pyro": "pyro",
     "ConvNetJS": "convnetjs",
+    "brain.js": "brainjs",
 }
 DIALECTS = {  # by row the recording of 1,000 steps, or the framework that runs beside it
     "PyTorch": "pytorch",

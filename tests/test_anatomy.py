@@ -35,7 +35,8 @@ def run(tx, steps=3, params=zoo.PARAMS):
 
 
 # What parts in front multiply gradients by, and what Nesterov adds to the first update.
-BESIDE = {"pytorch": -1, "keras": 0.25, "rmsprop all": 1.5, "optax": 1.5}
+BESIDE = {"pytorch": -1, "keras": 0.25, "rmsprop all": 1.5, "optax": 1.5, "torchopt": -1.5}
+BESIDE |= {"mindspore": 0.25, "numerator, a chain": 2.0}
 
 
 def has_momentum(tx):

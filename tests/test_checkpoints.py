@@ -247,6 +247,19 @@ def test_labels_and_parameters_that_are_called_as_accumulators(word, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, kept, old.inner_states[word].inner_state[0].nu)
 
 
+def test_a_sum_of_gradients_is_no_sum_of_steps():
+    """fastai's momentum isn't that of others, and never becomes it."""
+    params = {"w": jnp.ones(3)}
+    fastai, pytorch = dialects.fastai(0.1, mom=0.9), dialects.pytorch(0.1, momentum=0.9)
+    for saved_by, tx in [(fastai, pytorch), (pytorch, fastai)]:
+        _, state = saved_by.update(params, saved_by.init(params), params)
+        same = restore(saved_by, jax.tree.map(np.asarray, state), params)
+        jax.tree.map(np.testing.assert_array_equal, same, state)
+        for origin in (None, saved_by):
+            with pytest.raises(ValueError, match=r"saved_by|isn.t known here"):
+                restore(tx, state, params, saved_by=origin, learning_rate=0.1)
+
+
 def test_shardings_of_the_parameters():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("x"))

@@ -71,8 +71,9 @@ def groups_of(
         average = next(p for p in part.walk() if p.factory is scale_by_rms)
         if average.arguments["numerator"] is not None:
             raise ValueError(
-                f"dialects.{part.name} keeps averages of its own, which no file that is written "
-                "here has a place for. Its state is saved and restored as this library's own."
+                f"dialects.{part.name} isn't what any file that is read or written here has a "
+                "place for: what it sums up are gradients, not steps. Save its state as it is, and "
+                "get it back by interop.restore."
             )
         rms, traces = average.state, anatomy.find_traces(part)
         if not isinstance(rms, RmsState) or len(traces) > 1:

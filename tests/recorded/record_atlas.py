@@ -5,8 +5,8 @@
     python tests/recorded/record_atlas.py river     # one of them; the others stay
 
 A function named after a package returns the parameters after each step. Its numbers are those that
-the call in the atlas has. ``npm install convnetjs@0.3.0`` goes before ConvNetJS, in the folder that
-this runs in.
+the call in the atlas has. ``npm install convnetjs@0.3.0 brain.js@1.6.1`` goes before these two, in
+the folder that this runs in.
 """
 
 import importlib.metadata
@@ -92,7 +92,7 @@ def numpy_ml() -> np.ndarray:
     import collections
     import collections.abc
 
-    collections.Hashable = collections.abc.Hashable  # which it imports from there
+    vars(collections)["Hashable"] = collections.abc.Hashable  # which it imports from there
     from numpy_ml.neural_nets.optimizers import RMSProp
 
     opt = RMSProp(lr=0.001, decay=0.9, eps=1e-7, clip_norm=1.0)
@@ -152,15 +152,45 @@ console.log(JSON.stringify(kept));
 """
 
 
-def convnetjs() -> np.ndarray:
+# The rule of its recurrent networks, on one matrix. It makes its averages float32, unless they are
+# there.
+BRAINJS = """
+const path = require("path");
+const folder = path.join(process.cwd(), "node_modules", "brain.js", "dist");
+const RNN = require(path.join(folder, "recurrent", "rnn")).default;
+const problem = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const matrix = { weights: problem.start, deltas: [], rows: problem.start.length, columns: 1 };
+const { regc, clipval, decayRate, smoothEps } = RNN.defaults;
+const network = {
+  regc, clipval, decayRate, smoothEps, stepCache: { 0: problem.start.map(() => 0) },
+  trainOpts: { learningRate: 0.01 }, model: { allMatrices: [matrix] },
+};
+const kept = problem.gradients.map((g) => {
+  matrix.deltas = g;
+  RNN.prototype.adjustWeights.call(network);
+  return matrix.weights.slice();
+});
+console.log(JSON.stringify(kept));
+"""
+
+
+def node(script: str) -> np.ndarray:
     problem = json.dumps({"start": start().tolist(), "gradients": gradients().tolist()})
     made = subprocess.run(
-        ["node", "-e", CONVNETJS], input=problem, stdout=subprocess.PIPE, text=True, check=True
+        ["node", "-e", script], input=problem, stdout=subprocess.PIPE, text=True, check=True
     )
     return np.array(json.loads(made.stdout))
 
 
-PACKAGES: dict[Callable[[], np.ndarray], str] = {  # the distribution whose version to note
+def convnetjs() -> np.ndarray:
+    return node(CONVNETJS)
+
+
+def brainjs() -> np.ndarray:
+    return node(BRAINJS)
+
+
+PACKAGES: dict[Callable[[], np.ndarray], str] = {  # what has the version to note
     numpyro: "numpyro",
     autograd: "autograd",
     pennylane: "pennylane",
@@ -168,15 +198,15 @@ PACKAGES: dict[Callable[[], np.ndarray], str] = {  # the distribution whose vers
     numpy_ml: "numpy-ml",
     climin: "climin",
     pyro: "pyro-ppl",
-    convnetjs: "",
+    convnetjs: "node_modules/convnetjs",
+    brainjs: "node_modules/brain.js",
 }
 
 
 def version(package: str) -> str:
-    if package:
-        return importlib.metadata.version(package)
-    about = Path("node_modules", "convnetjs", "package.json")
-    return json.loads(about.read_text())["version"]
+    if package.startswith("node_modules"):
+        return json.loads(Path(package, "package.json").read_text())["version"]
+    return importlib.metadata.version(package)
 
 
 def main() -> None:
@@ -188,7 +218,7 @@ def main() -> None:
             continue
         try:
             params = function()
-        except (ImportError, FileNotFoundError) as error:
+        except (ImportError, FileNotFoundError, subprocess.CalledProcessError) as error:
             print(f"{name}: {error}")
             continue
         assert params.shape == (STEPS, SIZE), params.shape

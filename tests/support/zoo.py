@@ -166,7 +166,7 @@ KNOWN = {  # all that they do to updates is known
     "all in the root": lambda: scale_by_rms(0.75, 0.5, eps_in_sqrt=True, least_root=1.5),
     "numerator": lambda: scale_by_rms(0.75, 0.5, numerator=optax.trace(0.5)),
     "numerator, a chain": lambda: scale_by_rms(
-        0.75, 0.5, numerator=optax.chain(optax.clip_by_global_norm(1.0), optax.scale(2.0))
+        0.75, 0.5, numerator=optax.chain(optax.clip_by_global_norm(50.0), optax.scale(2.0))
     ),
     "burn": lambda: dialects.burn(0.5, weight_decay=0.1),
     "graves": lambda: dialects.graves(halving, eps=0.5),

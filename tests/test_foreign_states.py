@@ -127,3 +127,17 @@ def test_so_is_that_of_either_part_of_a_complex_one(part):
     _, state = interop.pytorch.load(saved, weights, same)
     for nu in optax.tree.get(state, "nu")["w"]:
         np.testing.assert_array_equal(nu, 0.0)
+
+
+def test_two_parameters_in_a_tuple_are_no_complex_one():
+    """In a state, a complex parameter of `dialects.pytorch` is such a pair."""
+    weights = {"a": np.ones(3, np.float32), "b": np.full(3, 2, np.float32)}
+    to_params, from_params = (
+        lambda named: (named["a"], named["b"]),
+        lambda t: {"a": t[0], "b": t[1]},
+    )
+    tx = dialects.keras(0.1)
+    _, state = tx.update(to_params(weights), tx.init(to_params(weights)))
+    saved = interop.keras.dump(tx, state, weights, from_params)
+    loaded = interop.keras.load(tx, saved, weights, to_params)
+    jax.tree.map(np.testing.assert_array_equal, loaded, state)

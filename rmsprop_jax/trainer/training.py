@@ -156,7 +156,7 @@ def prepare(config: Config, data: Dataset, mesh: jax.sharding.Mesh) -> Program:
 
     def learning_rate(state):
         if config.schedule == "plateau":
-            return config.learning_rate * float(optax.tree.get(state.opt_state, "scale"))
+            return config.learning_rate * float(state.opt_state[-1].scale)
         rate: Any = schedule(config, len(shuffled(config, 1, n)))
         return float(rate(int(state.step)) if callable(rate) else rate)
 

@@ -8,12 +8,7 @@ import numpy as np
 
 from rmsprop_jax.identification.calls import calls
 from rmsprop_jax.identification.fitting import Fit
-from rmsprop_jax.identification.recording import (
-    MOST_ELEMENTS,
-    MOST_STEPS,
-    Recording,
-    read_recording,
-)
+from rmsprop_jax.identification.recording import MOST_ELEMENTS, MOST_STEPS, Recording, read_recording
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
 from rmsprop_jax.identification.search import search
 from rmsprop_jax.identification.settling import settle

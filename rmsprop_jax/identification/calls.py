@@ -119,7 +119,9 @@ def _probe(name: str, factory: Callable[..., Any]) -> Iterator[tuple[Structure, 
     switches = [k for k, x in defaults.items() if isinstance(x, bool) and k not in _WITHOUT_EFFECT]
     numbers, optional = _numbers(factory, defaults)
     for values in itertools.product((False, True), repeat=len(switches)):
-        turned = {k: x for k, x in zip(switches, values, strict=True) if x is not bool(defaults[k])}
+        turned = {
+            k: x for k, x in zip(switches, values, strict=True) if x is not bool(defaults[k])
+        }
         for n in range(4):  # of parts at once: momentum, weight decay and one kind of clipping
             for chosen in itertools.combinations(optional, n):
                 given_numbers = {

@@ -192,3 +192,4 @@ def _rates(
         rates[t] = -_project(own, moves[:, t] + coasting, weight[:, t])
         trace = momentum * trace + rates[t] * quotient[:, t]
     return rates
+

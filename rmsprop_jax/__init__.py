@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
     from rmsprop_jax.eps import convert_eps
     from rmsprop_jax.explanation import explain
-    from rmsprop_jax.identification import identify
+    from rmsprop_jax.identification import compare_runs, identify
     from rmsprop_jax.optimizer import rmsprop
     from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = [
     "RmsState",
     "clipping",
+    "compare_runs",
     "convert_eps",
     "diagnostics",
     "dialects",
@@ -30,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "RmsState": "transform",
+    "compare_runs": "identification",
     "convert_eps": "eps",
     "explain": "explanation",
     "identify": "identification",

@@ -27,6 +27,7 @@ COMMANDS = {  # the function that takes the rest of the command line, and what i
     "recipes": ("recipes:main", "list the settings of papers and agents, with their sources"),
     "explain": ("explanation:main", "print the update that an optimizer makes"),
     "inspect": ("inspect_checkpoint:main", "say what is in a checkpoint, and how to load it"),
+    "identify": ("identification.command:main", "tell which RMSProp made a recorded run"),
 }
 # What `pip install 'rmsprop_jax[examples]'` brings, by the names that Python imports.
 EXTRA = {"flax", "matplotlib", "orbax", "pooch", "sklearn", "tqdm", "tyro"}

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+SOME = ("rmsprop", "optax", "pytorch", "timm", "tf_keras_legacy", "graves")
+"""Each form of the algorithm; the other dialects are chains of the same parts."""
+OTHERS = tuple(name for name in hostile.FORMS if name not in SOME)
 names = pytest.mark.parametrize("name", hostile.FORMS)
+compiled = pytest.mark.parametrize(
+    "dialects", [SOME, pytest.param(OTHERS, marks=pytest.mark.nightly)], ids=["some", "others"]
+)
 BY_NAME = {case.name: case for case in hostile.CASES}
 EAGER = [
     "constant",
@@ -31,7 +37,7 @@ EAGER = [
 
 @pytest.fixture(scope="module")
 def runs(request) -> Callable[..., Any]:
-    """`hostile.run` by name, of the cases that are asked for in this session.
+    """`hostile.run` of dialects by name, for the cases that are asked for in this session.
 
     What takes long is to compile, which two threads can do at a time.
     """
@@ -53,32 +59,39 @@ def runs(request) -> Callable[..., Any]:
 
     kinds = {"jitted": jitted, "eager": eager}
     start = functools.cache(lambda kind, name: pool.submit(kinds[kind], name))
-    for name in hostile.FORMS:
-        start("jitted", name)
-    return lambda kind, name: start(kind, name).result()
+
+    def run(kind, names):
+        futures = {name: start(kind, name) for name in names}
+        return {name: future.result() for name, future in futures.items()}
+
+    return run
 
 
+@compiled
 @pytest.mark.parametrize("case", BY_NAME)
-def test_it_survives(case, runs):
+def test_it_survives(case, dialects, runs):
     happened = {}
-    for name, form in hostile.FORMS.items():
+    results = runs("eager" if BY_NAME[case].absent else "jitted", dialects)
+    for name in dialects:
+        form = hostile.FORMS[name]
         for _, dtype in hostile.arrangements(form, [BY_NAME[case]]):
-            kind = "eager" if BY_NAME[case].absent else "jitted"
-            loud, quiet = runs(kind, name)[case, dtype]
+            loud, quiet = results[name][case, dtype]
             if what := hostile.verdict(form, BY_NAME[case], dtype, loud, quiet):
                 happened[name, dtype] = what
     assert happened == {}
 
 
-@names
-def test_eager_is_jitted(name, runs):
-    jitted, eager = runs("jitted", name), runs("eager", name)
-    both = [key for key in eager if key in jitted]
-    for case, dtype in both:
-        rtol = {"bfloat16": 2**-7, "float16": 2**-10}.get(hostile.grad_dtype(dtype), 1e-6)
-        mine, theirs = eager[case, dtype][0], jitted[case, dtype][0]
-        np.testing.assert_allclose(mine, theirs[: len(mine)], rtol, 1e-6, err_msg=case)
-    assert both
+@compiled
+def test_eager_is_jitted(dialects, runs):
+    jitted, eager = runs("jitted", dialects), runs("eager", dialects)
+    for name in dialects:
+        both = [key for key in eager[name] if key in jitted[name]]
+        assert both
+        for case, dtype in both:
+            rtol = {"bfloat16": 2**-7, "float16": 2**-10}.get(hostile.grad_dtype(dtype), 1e-6)
+            mine, theirs = eager[name][case, dtype][0], jitted[name][case, dtype][0]
+            message = f"{name}: {case}"
+            np.testing.assert_allclose(mine, theirs[: len(mine)], rtol, 1e-6, err_msg=message)
 
 
 @names

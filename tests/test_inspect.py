@@ -123,6 +123,17 @@ def test_states_of_this_library_and_of_optax(tmp_path, capsys):
             checkpointer.save(folder, state)
             checkpointer.wait_until_finished()
         assert f"written by    {by}\n" in said(folder, capsys)
+        # Among other things, as trainers save it.
+        whole = {"params": params, "step": jnp.int32(3), "train": {"opt_state": state}}
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / f"{by} whole", whole)
+            checkpointer.wait_until_finished()
+        np.savez(
+            tmp_path / "whole.npz", **{"step": 3, **{f"opt_state/{k}": x for k, x in paths.items()}}
+        )
+        for path in (tmp_path / f"{by} whole", tmp_path / "whole.npz"):
+            exec("\n".join(inspect_checkpoint.read(path).lines), scope := {})
+            assert jax.tree.structure(scope["params"]) == jax.tree.structure(params)
 
 
 MAKERS = {

@@ -3,6 +3,8 @@
 Whatever the order, the run is that of the gradients it has seen, by their definition in float64.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ class Run(RuleBasedStateMachine):
         self.state = self.tx.init(self.params)
         self.gradients = {name: np.zeros((0, *shape)) for name, shape in SHAPES.items()}
         self.roundings = 0
-        self.updates = None
+        self.updates: Any = None
 
     @property
     def tx(self):

@@ -8,7 +8,7 @@ import oracles
 import pytest
 import reference
 
-from rmsprop_jax import RmsState, rmsprop, scale_by_rms
+from rmsprop_jax import RmsState, dialects, recipes, rmsprop, scale_by_rms
 
 
 def train(tx, params, gradients):
@@ -175,3 +175,12 @@ def test_scale_by_rms_composes_in_a_chain():
     params = jnp.ones(4)
     updates, _ = tx.update(100 * params, tx.init(params), params)
     np.testing.assert_allclose(updates, -1e-3 / np.sqrt(0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [rmsprop, dialects.keras, recipes.pymarl])
+def test_profiles_show_it_by_name(make):
+    tx = make()
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    lowered = jax.jit(tx.update).lower(params, tx.init(params), params)
+    assert 'op_name="jit(update)/rmsprop/' in lowered.compile().as_text()
+    assert lowered.as_text().count("func.func private @_average_squares") == 1  # still shared

@@ -12,7 +12,7 @@ import pytest
 import reference
 from flax import nnx
 
-from rmsprop_jax import scale_by_rms
+from rmsprop_jax import dialects, scale_by_rms
 
 OPTIONS = [
     {"centered": centered, "bias_correction": bias, "eps_in_sqrt": inside, "initial_scale": start}
@@ -275,6 +275,34 @@ def test_decay_may_be_a_number_or_an_array(kind, jit):
         _, state = update(gradients, tx.init(gradients))
         expected = (1 - decay) * np.array([1.0, 4.0])
         np.testing.assert_allclose(state.nu, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decay", "dtype"), [(np.float64(0.999), np.float32), (np.float32(0.1), np.float64)]
+)
+def test_an_array_decay_keeps_the_digits_that_it_has(decay, dtype):
+    """Subtracted from 1 in the wider of its dtype and that of nu, then rounded once."""
+    with jax.enable_x64(True):
+        g = jnp.ones(1, dtype)
+        tx = scale_by_rms(jnp.asarray(decay))
+        _, state = tx.update(g, tx.init(g))
+    assert state.nu.dtype == dtype
+    np.testing.assert_allclose(state.nu, 1 - np.float64(decay), rtol=np.finfo(dtype).eps, atol=0)
+
+
+def test_the_root_is_no_reciprocal_root():
+    """XLA's is off by 2 units in the last place, so that 1 in 4 of g / sqrt(g^2) would not be 1."""
+    g = jnp.arange(1.0, 4097.0)
+    tx = scale_by_rms(decay=0.0, eps=0.0)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, _ = update(g, tx.init(g))
+        np.testing.assert_array_equal(updates, 1.0)
+
+
+def test_a_jitted_init_takes_parameters_of_any_kind():
+    params = {"z": jnp.full(2, 1 + 1j), "n": jnp.arange(3), "b": jnp.array([True, False])}
+    for tx in (scale_by_rms(centered=True), dialects.pytorch(momentum=0.5, centered=True)):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(tx.init)(params), tx.init(params))
 
 
 def test_decay_close_to_one_keeps_its_digits_in_float32():

@@ -27,7 +27,7 @@ tx = optax.chain(clipping.clip_by_global_norm(1.0), dialects.keras(jnp.float32(1
 tx = dialects.pytorch(lr=0.01, alpha=0.99, weight_decay=1e-4, momentum=0.9)
 tx = recipes.dqn_nature(learning_rate=1e-4, eps=0.1)
 tx = storage.store(weights.compensate(rmsprop(1e-3)), nu=storage.U8.with_decay(0.99))
-tx = optax.chain(scale_by_rms(0.9), optax.scale_by_learning_rate(1e-3))
+direction: optax.GradientTransformationExtraArgs = scale_by_rms(0.9)
 state = tx.init(params)
 updates, state = tx.update(params, state, params)
 text: str = explain(tx)

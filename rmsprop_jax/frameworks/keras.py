@@ -231,11 +231,11 @@ def dump(
       opt_state: its state.
       weights: in the order of `model.trainable_variables`.
       from_params: the inverse of to_params.
-      like: the variables of the optimizer by name, such as those that were loaded.
+      like: the variables of the optimizer by name or by number, such as those that were loaded.
       params: needed if some are frozen.
 
     Returns:
-      The optimizer's variables by name, in its order, so that
+      The optimizer's variables by name, or as in like, in its order, so that
       `for variable, x in zip(optimizer.variables, saved.values()): variable.assign(x)` loads them
       into Keras 3, and `optimizer.set_weights(list(saved.values()))` into tf_keras. There is no
       learning rate if tx has a schedule, as in Keras.
@@ -247,8 +247,7 @@ def dump(
     """
     groups = accumulators.groups_of(tx, opt_state, writes=True)
     legacy = _check_dialects(groups)
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     count = max(int(group.rms.count) for group in groups)
     arguments = groups[0].arguments
@@ -257,10 +256,13 @@ def dump(
         keys, saved = _pair(like, groups, members, weights, True)
         changed = {k: named[part][n] for part, own in keys.items() for n, k in own.items()}
         step = _count_key({k: x for k, x in saved.items() if _last(k) in _HEADS})
-        changed |= {} if step is None else {step: np.asarray(count, np.asarray(like[step]).dtype)}
+        changed |= {} if step is None else {step: np.asarray(count, np.asarray(saved[step]).dtype)}
         if not callable(rate):
-            now = {k: np.float32(rate) for k in saved if _last(k) == "learning_rate"}
-            changed |= now
+            changed |= {k: np.float32(rate) for k in saved if _last(k) == "learning_rate"}
+        if _numbered(like):  # those in front are of a LossScaleOptimizer
+            numbers = list(_in_file_order(like))[-len(saved) :]
+            number_of = dict(zip(saved, numbers, strict=True))
+            changed = {number_of[k]: x for k, x in changed.items()}
         return {key: changed.get(key, x) for key, x in like.items()}
     prefix = arguments["name"] or "rmsprop"
     slots = {
@@ -273,20 +275,6 @@ def dump(
         return {f"{prefix}/{key}:0": x for key, x in {"iter": np.int64(count), **slots}.items()}
     head = {} if callable(rate) else {"learning_rate": np.float32(rate)}
     return {f"{prefix}/{k}": x for k, x in {"iteration": np.int32(count), **head, **slots}.items()}
-
-
-def dump_numbers(
-    tx: optax.GradientTransformation,
-    opt_state: optax.OptState,
-    weights: arrays.Named,
-    from_params: Callable[[Any], arrays.Named],
-    like: Mapping[str, Any],
-    params: optax.Params | None = None,
-) -> dict[str, Any]:
-    """The accumulators alone in Keras's order, by the numbers that they have in a file."""
-    saved = dump(tx, opt_state, weights, from_params, params=params)
-    slots = [x for key, x in saved.items() if _last(key) not in _HEADS]
-    return dict(zip(sorted(like, key=int), slots, strict=True))
 
 
 def _check_dialects(groups):
@@ -317,8 +305,10 @@ def _pair(variables, groups, members, weights, in_order):
     parts = {name: accumulators.wanted(groups[k]) for name, k in members.items()}
     blocks = {part: [n for n in members if part in parts[n]] for part in _SLOTS}
     blocks = {part: names for part, names in blocks.items() if names}
-    if not isinstance(variables, Mapping) or not variables or _numbered(variables):
-        found = _in_file_order(variables)
+    if not isinstance(variables, Mapping):
+        variables = {str(i): x for i, x in enumerate(variables)}
+    if _numbered(variables):
+        found = list(_in_file_order(variables).values())
         keys = {part: {n: _stems(n, part)[1] for n in own} for part, own in blocks.items()}
         total = sum(map(len, blocks.values()))
         saved = _by_number(found, [k for own in keys.values() for k in own.values()], len(members))
@@ -347,17 +337,14 @@ def _numbered(variables):
 
 
 def _in_file_order(variables):
-    """Variables in order, of a sequence, of numbers or of all that is in a file."""
-    if not isinstance(variables, Mapping):
-        return list(variables)
+    """The variables that are numbered, in order, alone or among all that is in a file."""
+    number = lambda key: int(key.rpartition("/")[2])
     for folder in ("optimizer/inner_optimizer/vars/", "optimizer/vars/"):
-        inside = {k.partition(folder)[2]: x for k, x in variables.items() if folder in k}
-        if inside:
-            variables = inside
-            break
+        if inside := [key for key in variables if folder in key]:
+            return {key: variables[key] for key in sorted(inside, key=number)}
     if not all(key.isdecimal() for key in variables):
         raise ValueError('The file has no "optimizer/vars": it was saved without its optimizer.')
-    return [variables[number] for number in sorted(variables, key=int)]
+    return {key: variables[key] for key in sorted(variables, key=number)}
 
 
 def _by_number(variables, keys, members):

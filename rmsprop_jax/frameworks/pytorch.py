@@ -390,8 +390,7 @@ def dump(
         if group.name not in _DIALECTS:
             raise ValueError(f"dialects.{group.name} isn't PyTorch: make it by dialects.pytorch.")
     is_complex = any("complex" in str(x.dtype) for x in weights.values())
-    trees = accumulators.take(groups, params, join=is_complex)
-    saved, group_of = accumulators.dump(trees, weights, from_params)
+    saved, group_of = accumulators.dump(groups, weights, from_params, params, is_complex)
     count = max(int(group.rms.count) for group in groups)
     slots = {
         name: {

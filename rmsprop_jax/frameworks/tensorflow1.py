@@ -201,11 +201,12 @@ def dump(
     }
     if all(group.name == "keras" for group in groups) and like is not None:
         numbered = _numbered(like)
-        new = keras_variables.dump_numbers(tx, opt_state, weights, from_params, numbered, params)
+        new = keras_variables.dump(
+            tx, opt_state, weights, from_params, like=numbered, params=params
+        )
         of_key = {m[2]: key for key in like if (m := _NUMBER.fullmatch(key))}
         return {of_key[number]: x for number, x in new.items()} | counts
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     keys = _keys(like or {}, groups, members, optimizer)
     if optimizer is not None and like is None:

@@ -1,5 +1,6 @@
 """From a recording to the call that made it."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rmsprop_jax.identification.calls import calls
-from rmsprop_jax.identification.fitting import Fit
+from rmsprop_jax.identification.fitting import Fit, polish
+from rmsprop_jax.identification.reasons import departure, explain_failure
 from rmsprop_jax.identification.recording import MOST_ELEMENTS, MOST_STEPS, Recording, read_recording
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
 from rmsprop_jax.identification.search import search
@@ -64,21 +66,32 @@ def identify(
     if not found:
         raise ValueError(f"No dialect has all of what is known: {dict(known or {})}.")
     sample = recording.sample(MOST_ELEMENTS)
-    fits = found[0].fits and not found[0].structure.clip_in_front
+    first = found[0].structure
+    fits = found[0].fits and first.rule == "rms" and not first.clip_in_front
     if found[0].fits:
         say("rounding the numbers")
         best, rest = _settled(found, sample, held)
     else:
         best, rest = candidate(found[:1], found[0].numbers, {}), found[1:]
+    reason, departs = "", None
+    if not fits:
+        say("looking for a reason")
+        brief = lambda other: search(other, held, traits, lambda text: None, briefly=True)
+        reason, partial = explain_failure(found, recording, held, brief)
+        if not found[0].fits:
+            departs = departure(partial or found[0], sample)
+        if partial is not None:
+            rounded = settle(partial, sample.until(departs[0] if departs else None), held, {}).fit
+            best, rest = candidate([partial], rounded.numbers, {}), found
     others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
-    return Identification(fits, (best, *others), "", None, _describe(recording))
+    return Identification(fits, (best, *others), reason, departs, _describe(recording), _picture(sample))
 
 
 def _settled(
     found: list[Fit], sample: Recording, held: dict[str, Any]
 ) -> tuple[Candidate, list[Fit]]:
     """The candidate of all that fit as well as the first, and what doesn't."""
-    first = found[0]
+    first = _simplest(found[0], sample, held)
     tied = [f for f in found if f.fits and f.distance <= 1.25 * first.distance + 0.05]
     defaults = {
         k: [call.defaults[call.names[k]] for call in ways_to(first) if k in call.names]
@@ -86,7 +99,19 @@ def _settled(
     }
     usable = {k: [x for x in of if isinstance(x, float)] for k, of in defaults.items()}
     fit, ranges = settle(first, sample, held, usable)
-    return candidate([fit, *tied[1:]], fit.numbers, ranges), [f for f in found if f not in tied]
+    rest = [f for f in tied if f.structure != first.structure]
+    others = [f for f in found if f not in tied]
+    return candidate([fit, *rest], fit.numbers, ranges), others
+
+
+def _simplest(fit: Fit, sample: Recording, held: dict[str, Any]) -> Fit:
+    """The same without the parts that make no difference."""
+    for part in ("weight_decay", "momentum"):
+        if getattr(fit.structure, part) and part not in held:
+            less = dataclasses.replace(fit.structure, **{part: ""}, rate_inside=False)
+            without = polish(less, fit.numbers, sample, held, fit.scheduled)
+            fit = without if without.fits and ways_to(without) else fit
+    return fit
 
 
 def _read_known(known: Mapping[str, Any], steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,6 +150,14 @@ def _number(name: str, x: Any, steps: int) -> Any:
     if number.ndim or not np.isfinite(number) or number < 0:
         raise ValueError(f"known: {name} must be a number of 0 or more, and is {x!r}.")
     return float(number)
+
+
+def _picture(sample: Recording) -> tuple[np.ndarray, list[str]]:
+    """Some elements, from small gradients to large ones."""
+    order = np.argsort(np.mean(sample.grads**2, axis=1))
+    some = order[np.unique(np.linspace(0, len(order) - 1, 5).astype(int))]
+    names = [f"{sample.names[sample.array[i]]}, element {sample.place[i]}" for i in some]
+    return sample.params[some], names
 
 
 def _describe(recording: Recording) -> str:

@@ -28,11 +28,13 @@ class Structure:
     """An update without its numbers.
 
     Attributes:
+      rule: "rms"; or another optimizer's, "sgd" or "adam", which runs are told from.
       start: value at which the average of squares starts.
       eps: "outside" or "inside" the root.
       centered: divides by the standard deviation.
       bias_correction: averages are freed of their start.
-      momentum: "" without, else "plain" or "nesterov".
+      momentum: "" without, else "plain", "nesterov" or "of gradients", which is added up before
+        the division.
       rate_inside: the learning rate is inside the momentum.
       weight_decay: "" without, else "coupled" or "decoupled".
       clip: "" without, else "value", "leaf norm", "global norm" or "torch norm".
@@ -40,6 +42,7 @@ class Structure:
       maximize: the gradient is negated.
     """
 
+    rule: str = "rms"
     start: float = 0.0
     eps: str = "outside"
     centered: bool = False
@@ -55,7 +58,8 @@ class Structure:
     def numbers(self) -> tuple[str, ...]:
         """The hyperparameters that it has besides the learning rate."""
         optional = [name for name in ("momentum", "weight_decay", "clip") if getattr(self, name)]
-        return ("decay", "eps", *optional)
+        own = {"rms": ("decay", "eps"), "adam": ("decay", "eps", "first"), "sgd": ()}
+        return (*own[self.rule], *optional)
 
     @property
     def base(self) -> "Structure":
@@ -119,9 +123,7 @@ def _probe(name: str, factory: Callable[..., Any]) -> Iterator[tuple[Structure, 
     switches = [k for k, x in defaults.items() if isinstance(x, bool) and k not in _WITHOUT_EFFECT]
     numbers, optional = _numbers(factory, defaults)
     for values in itertools.product((False, True), repeat=len(switches)):
-        turned = {
-            k: x for k, x in zip(switches, values, strict=True) if x is not bool(defaults[k])
-        }
+        turned = {k: x for k, x in zip(switches, values, strict=True) if x is not bool(defaults[k])}
         for n in range(4):  # of parts at once: momentum, weight decay and one kind of clipping
             for chosen in itertools.combinations(optional, n):
                 given_numbers = {
@@ -211,6 +213,14 @@ def _read(whole: Part) -> tuple[Structure, dict[float, str]] | None:
     for part in _leaves(whole):
         factory, arguments = part.factory, part.arguments
         if factory is scale_by_rms:
+            if given(arguments.get("eps_root")) or given(arguments.get("least_root")):
+                return None
+            if arguments.get("numerator") is not None:
+                numerator = take_apart(arguments["numerator"])
+                if numerator.factory is not parts.trace or numerator.arguments["nesterov"]:
+                    return None
+                set_once("momentum", "of gradients")
+                note("momentum", numerator.arguments["decay"])
             set_once("start", float(arguments["initial_scale"]))
             traits["eps"] = "inside" if arguments["eps_in_sqrt"] else "outside"
             traits["centered"] = arguments["centered"]
@@ -237,8 +247,10 @@ def _read(whole: Part) -> tuple[Structure, dict[float, str]] | None:
         elif factory in CLIPPINGS.values() and "start" not in traits:
             set_once("clip", next(k for k, f in CLIPPINGS.items() if f is factory))
             note("clip", next(iter(arguments.values())))
-        elif factory is parts.scale and not traits and arguments["step_size"] == -1.0:
+        elif factory is parts.scale and not traits and arguments["step_size"] == -1:
             set_once("maximize", True)
+        elif factory is parts.scale and arguments["step_size"] == 1:
+            pass
         elif factory is not optax.identity:
             return None
     if not {"start", "learning_rate"} <= traits.keys():

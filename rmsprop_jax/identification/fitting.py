@@ -22,6 +22,9 @@ WORST = 8.0
 Both in units of what rounding may do. Those of the right structure have a root mean square of 0.1
 to 0.6, for the tolerances are meant for the worst case.
 """
+THOROUGH = (150, 1e-6)
+BRIEF = (25, 1e-2)
+"""Iterations at most, and the relative gain at which they end."""
 LEAST_TOLD = 0.7
 """The share of steps in which rounding may not drown all."""
 
@@ -35,6 +38,7 @@ class Fit(NamedTuple):
       steps: what it makes of the recording.
       distance: root mean square of the residuals, in units of rounding.
       worst: the largest residual.
+      residuals: [elements, steps], in units of rounding.
       scheduled: the learning rate is another one at each step.
     """
 
@@ -43,6 +47,7 @@ class Fit(NamedTuple):
     steps: Steps
     distance: float
     worst: float
+    residuals: np.ndarray
     scheduled: bool
 
     @property
@@ -55,15 +60,16 @@ def evaluate(
     structure: Structure, numbers: Numbers, recording: Recording, scheduled: bool = False
 ) -> Fit:
     """How far a structure with these numbers is from a recording."""
-    steps = simulate(structure, numbers, recording, scheduled=scheduled)
-    steps = simulate(structure, numbers, recording, steps.tolerance, scheduled)
-    residuals = steps.residuals(recording)
+    with np.errstate(all="ignore"):
+        steps = simulate(structure, numbers, recording, scheduled=scheduled)
+        steps = simulate(structure, numbers, recording, steps.tolerance, scheduled)
+        residuals = np.nan_to_num(steps.residuals(recording), nan=1e40, posinf=1e40, neginf=1e40)
     found = {**numbers, "learning_rate": steps.learning_rate}
     told = np.isfinite(steps.tolerance)
     distance = float(np.sqrt(np.sum(residuals**2) / max(np.sum(told), 1)))
     if np.mean(told) < LEAST_TOLD:
         distance = np.inf
-    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), scheduled)
+    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled)
 
 
 def screen(
@@ -93,7 +99,8 @@ def screen(
         grids = [_grid(k, structure, few) for k in lacking]
         for values in itertools.product(*grids):
             point = {**numbers, **dict(zip(lacking, values, strict=True)), **known}
-            points.append((_cost(structure, point, few, None, scheduled)[0], point))
+            r = _residuals(structure, point, few, few.least_tolerance, scheduled)
+            points.append((float(r @ r), point))
     points.sort(key=lambda point: point[0])
     lines = {k: _line(k, structure, few) for k in free}
     starts = [points[0][1]]
@@ -103,7 +110,7 @@ def screen(
             starts.append(numbers)
             break
     return min(
-        (polish(structure, start, few, known, scheduled, rounds=1) for start in starts),
+        (polish(structure, start, few, known, scheduled, BRIEF) for start in starts),
         key=lambda fit: fit.distance,
     )
 
@@ -114,14 +121,15 @@ def polish(
     recording: Recording,
     known: Numbers,
     scheduled: bool = False,
-    rounds: int = 2,
+    effort: tuple[int, float] = THOROUGH,
 ) -> Fit:
-    """The best numbers near a start. Tolerances depend on them, so it goes round."""
+    """The best numbers near a start. Tolerances depend on them, so it goes round again."""
     numbers = {k: known.get(k, start[k]) for k in structure.numbers}
     tolerance = recording.least_tolerance
-    for _ in range(rounds):
-        numbers, _ = refine(structure, numbers, recording, known, tolerance, scheduled)
-        tolerance = simulate(structure, numbers, recording, scheduled=scheduled).tolerance
+    for _ in range(2 if effort is THOROUGH else 1):
+        numbers, _ = refine(structure, numbers, recording, known, tolerance, scheduled, effort)
+        with np.errstate(all="ignore"):
+            tolerance = simulate(structure, numbers, recording, scheduled=scheduled).tolerance
     return evaluate(structure, numbers, recording, scheduled)
 
 
@@ -132,6 +140,7 @@ def refine(
     known: Numbers,
     tolerance: np.ndarray,
     scheduled: bool = False,
+    effort: tuple[int, float] = THOROUGH,
 ) -> tuple[Numbers, float]:
     """The best numbers near a start, and their sum of squares, for given tolerances."""
     free = [k for k in structure.numbers if k not in known]
@@ -146,24 +155,27 @@ def refine(
         return {**numbers, **found}
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        return _cost(structure, at(x), recording, tolerance, scheduled)[1]
+        return _residuals(structure, at(x), recording, tolerance, scheduled)
 
     x = np.array([line.to(numbers[k]) for k, line in zip(free, lines, strict=True)])
-    x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds)
+    x = least_squares(residuals, np.clip(x, bounds[:, 0], bounds[:, 1]), bounds, effort)
     best = residuals(x)
-    return at(x), float(best @ best)
+    return {k: y if np.ndim(y) else float(y) for k, y in at(x).items()}, float(best @ best)
 
 
 def least_squares(
-    residuals: Callable[[np.ndarray], np.ndarray], x: np.ndarray, bounds: np.ndarray
+    residuals: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    bounds: np.ndarray,
+    effort: tuple[int, float] = THOROUGH,
 ) -> np.ndarray:
     """A minimum of the sum of squares, by Levenberg and Marquardt."""
     r = residuals(x)
     cost, damping = float(r @ r), 1e-3
     if not len(x):
         return x
-    for _ in range(50):
-        jacobian = _jacobian(residuals, x, r, bounds)
+    for _ in range(effort[0]):
+        jacobian = _jacobian(residuals, x)
         scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-30)
         jacobian = jacobian / scale
         square, slope = jacobian.T @ jacobian, jacobian.T @ r
@@ -177,31 +189,27 @@ def least_squares(
                 damping = max(damping / 10, 1e-14)
                 break
             damping *= 10
-        if before - cost <= 1e-7 * before:
+        if before - cost <= effort[1] * before:
             break
     return x
 
 
-def _jacobian(residuals: Any, x: np.ndarray, r: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    columns = []
-    for i, (low, high) in enumerate(bounds):
-        h = 1e-5 if x[i] < (low + high) / 2 else -1e-5
-        moved = x.copy()
-        moved[i] += h
-        columns.append((residuals(moved) - r) / h)
+def _jacobian(residuals: Any, x: np.ndarray) -> np.ndarray:
+    """By imaginary steps, which have no rounding: numbers that make up for each other need that."""
+    columns = [residuals(x + 1e-30j * unit).imag / 1e-30 for unit in np.eye(len(x))]
     return np.stack(columns, axis=1)
 
 
-def _cost(
+def _residuals(
     structure: Structure, numbers: Numbers, recording: Recording, tolerance: Any, scheduled: bool
-) -> tuple[float, np.ndarray]:
-    if tolerance is None:
-        tolerance = recording.least_tolerance
-    r = simulate(structure, numbers, recording, tolerance, scheduled).residuals(recording)
-    return float(np.sum(r**2)), r.ravel()
+) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        r = simulate(structure, numbers, recording, tolerance, scheduled).residuals(recording)
+    r = r.ravel()
+    return np.where(np.abs(r.real) < 1e40, r, 1e40)  # not NaN either
 
 
-FRACTIONS = ("decay", "momentum")
+FRACTIONS = ("decay", "momentum", "first")
 
 
 class Line(NamedTuple):
@@ -222,9 +230,9 @@ class Line(NamedTuple):
         x = min(max(x, 1e-9), 1 - 1e-9)
         return float(np.log(x / (1 - x)))
 
-    def back(self, y: float) -> float:
-        """The number at a place."""
-        return float(np.expm1(y) * self.unit if self.unit else 1 / (1 + np.exp(-y)))
+    def back(self, y: Any) -> Any:
+        """The number at a place, which may be complex."""
+        return np.expm1(y) * self.unit if self.unit else 1 / (1 + np.exp(-y))
 
 
 def _line(quantity: str, structure: Structure, recording: Recording) -> Line:
@@ -248,7 +256,7 @@ def _sizes(recording: Recording) -> np.ndarray:
 def _grid(quantity: str, structure: Structure, recording: Recording) -> Iterable[float]:
     if quantity == "decay":
         return 0.5, 0.8, 0.9, 0.95, 0.99, 0.999
-    if quantity == "momentum":
+    if quantity in ("momentum", "first"):
         return 0.3, 0.8, 0.95
     sizes = _sizes(recording)
     low, middle, high = sizes[len(sizes) // 10], sizes[len(sizes) // 2], sizes[-1]

@@ -73,8 +73,9 @@ class Recording:
             norms={**self.norms, "leaf norm": leaf[elements]},
         )
 
-    def until(self, step: int) -> "Recording":
-        """The same of the first steps."""
+    def until(self, step: int | None) -> "Recording":
+        """The same of the first steps, or of all."""
+        step = self.steps if step is None else step
         return dataclasses.replace(
             self,
             params=self.params[:, : step + 1],

@@ -1,10 +1,12 @@
 """What was found, as objects and as text."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import optax
 
 from rmsprop_jax.identification.calls import CLIPPINGS, Call, Structure, calls
 from rmsprop_jax.identification.fitting import Fit
@@ -25,13 +27,15 @@ class Candidate:
         fits.
       undetermined: those arguments of which other values would fit as well, each with the lowest
         and highest that were found to.
+      distances: the same for each step.
     """
 
     dialects: tuple[str, ...]
     arguments: dict[str, Any]
     call: str
     distance: float
-    undetermined: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    undetermined: dict[str, tuple[float, float]]
+    distances: np.ndarray = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Identification:
       departs: where nothing fits, the first step (from 0) that isn't reproduced, and the arrays
         that depart there, most first; else `None`.
       recording: what was compared, in words.
+      recorded: some elements of the recording, for a picture, and their names.
     """
 
     fits: bool
@@ -52,6 +57,7 @@ class Identification:
     reason: str
     departs: tuple[int, tuple[str, ...]] | None
     recording: str
+    recorded: tuple[np.ndarray, list[str]] = dataclasses.field(repr=False)
 
     def __str__(self) -> str:
         best, *others = self.candidates
@@ -102,17 +108,34 @@ def candidate(
         _text(structure, chosen, arguments, numbers),
         float(f"{first.distance:.3g}"),
         ranges,
+        np.sqrt(np.mean(first.residuals**2, axis=0)),
     )
 
 
 def ways_to(fit: Fit) -> list[Call]:
     """The calls that make a structure; with a constant learning rate, on either side of it."""
+    if fit.structure.rule != "rms":
+        return [_foreign(fit.structure)]
     own = dataclasses.replace(fit.structure, clip="", clip_in_front=False)
     bare = own if fit.structure.clip_in_front else fit.structure
     sides = [bare]
     if not fit.scheduled and np.ndim(fit.numbers["learning_rate"]) == 0:
         sides = [dataclasses.replace(bare, rate_inside=side) for side in (False, True)]
     return [call for side in sides for call in calls().get(side, ())]
+
+
+def _foreign(structure: Structure) -> Call:
+    """Optax's call of another optimizer."""
+    names = {"learning_rate": "learning_rate", "momentum": "momentum"}
+    switches: dict[str, Any] = {"nesterov": True} if structure.momentum == "nesterov" else {}
+    name = structure.rule
+    if structure.rule == "adam":
+        names |= {"first": "b1", "decay": "b2", "eps": "eps"}
+        if structure.weight_decay == "decoupled":
+            name, names["weight_decay"] = "adamw", "weight_decay"
+    factory = getattr(optax, name)
+    defaults = {k: p.default for k, p in inspect.signature(factory).parameters.items()}
+    return Call(f"optax.{name}", switches, names, defaults)
 
 
 def _effort(structure: Structure, call: Call, numbers: Numbers, i: int) -> tuple[int, int, int]:
@@ -128,9 +151,11 @@ def _typed(call: Call, arguments: Numbers) -> Numbers:
 
 
 def _text(structure: Structure, call: Call, arguments: Numbers, numbers: Numbers) -> str:
-    home = "rmsprop_jax" if call.dialect == "rmsprop" else "rmsprop_jax.dialects"
     words = ", ".join(f"{k}={_value(x)}" for k, x in _typed(call, arguments).items())
-    text = f"{home}.{call.dialect}({words})"
+    homes = {"rms": "rmsprop_jax." if call.dialect == "rmsprop" else "rmsprop_jax.dialects."}
+    text = f"{homes.get(structure.rule, '')}{call.dialect}({words})"
+    if structure.rule != "rms" and structure.weight_decay == "coupled":
+        return f"optax.chain(optax.add_decayed_weights({numbers['weight_decay']!r}), {text})"
     if not structure.clip_in_front:
         return text
     clip = CLIPPINGS[structure.clip]

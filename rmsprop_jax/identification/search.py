@@ -17,12 +17,16 @@ _WORTH = 8  # so many of a stage are fitted to all elements
 
 
 def search(
-    recording: Recording, held: Numbers, traits: dict[str, Any], progress: Progress
+    recording: Recording,
+    held: Numbers,
+    traits: dict[str, Any],
+    progress: Progress,
+    briefly: bool = False,
 ) -> list[Fit]:
     """Fits structures until a stage has one that fits.
 
-    The stages: RMSProp alone; with one of momentum and weight decay; with both; with clipping too;
-    with a learning rate of its own at each step. A simpler structure is a special case of those
+    The stages: SGD, which an RMSProp with a large enough eps is; RMSProp alone; with one of momentum
+    and weight decay; with both; Adam; with clipping; with a learning rate of its own at each step. A simpler structure is a special case of those
     with more parts, so that where it fits, no further one has to be looked at.
 
     Args:
@@ -30,6 +34,7 @@ def search(
       held: numbers that are known.
       traits: what else is known of the structure.
       progress: is told what is being done.
+      briefly: only the stages with at most one part, and a constant learning rate.
 
     Returns:
       The best of the fits, the best first. If the first one doesn't fit, none does.
@@ -41,12 +46,18 @@ def search(
     plain = [s for s in structures if not s.clip]
     clipped = [s for s in structures if s.clip]
     stages: list[tuple[str, list[Structure], bool]] = []
+    if constant and not briefly:
+        stages.append(("SGD", list(SGD), False))
     if constant:
         bases = list(dict.fromkeys(s.base for s in plain))
         stages += [(_name(n), list(of), False) for n, of in _by_parts(bases)]
-    if "clip" not in held:
+    if briefly:
+        stages = stages[:2]
+    elif constant:
+        stages.append(("Adam", list(ADAM), False))
+    if "clip" not in held and not briefly:
         stages.append(("clipping", clipped, False))
-    if "learning_rate" not in held or not constant:
+    if ("learning_rate" not in held or not constant) and not briefly:
         stages += [
             (f"{_name(n)}, scheduled", list(of), "learning_rate" not in held)
             for n, of in _by_parts(plain)
@@ -54,12 +65,25 @@ def search(
     screened: dict[Structure, Fit] = {}
     for name, stage, scheduled in stages:
         if name == "clipping":
-            stage = _clipped(stage, found, constant)
+            stage = _clipped(stage, [f for f in found if f.structure.rule == "rms"], constant)
         progress(f"{name}: {len(stage)} structures")
         found = _merge(found, _fit(stage, sample, held, scheduled, screened))
         if found and found[0].fits:
             break
-    return found
+    # A rate of its own for each step brings anything closer: it counts where it fits.
+    return found if found[:1] and found[0].fits else [f for f in found if not f.scheduled] or found
+
+
+SGD = tuple(
+    Structure(rule="sgd", momentum=momentum, weight_decay=decay)
+    for momentum in ("", "plain", "nesterov")
+    for decay in ("", "coupled")
+)
+ADAM = tuple(
+    Structure(rule="adam", bias_correction=True, weight_decay=decay)
+    for decay in ("", "coupled", "decoupled")
+)
+"""What may be taken for an RMSProp: with a large eps, and with a schedule."""
 
 
 def _fit(

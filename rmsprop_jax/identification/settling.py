@@ -7,12 +7,11 @@ import numpy as np
 
 from rmsprop_jax.identification.fitting import FRACTIONS, Fit, evaluate, refine
 from rmsprop_jax.identification.recording import Recording
-from rmsprop_jax.identification.simulation import Numbers
+from rmsprop_jax.identification.simulation import Numbers, simulate
 
 PRECISION = 1e-3
 """A number counts as determined if this relative change of it would be seen."""
-_SEEN = 25.0  # rise of the sum of squares, in units of their mean: five standard deviations
-_AS_GOOD = 12.0
+_SEEN = 16.0  # rise of the sum of squares, in units of their mean: four standard deviations
 
 
 class Settled(NamedTuple):
@@ -42,20 +41,20 @@ def settle(
       The fit with other numbers, as close to the recording.
     """
     trial = _Trial(fit, recording, held)
-    names = [k for k in ("momentum", "decay", "weight_decay", "clip", "learning_rate", "eps")]
-    free = [k for k in names if k in fit.numbers and k not in held]
+    free = [k for k in ("learning_rate", *fit.structure.numbers) if k not in held]
     if fit.scheduled:
         free.remove("learning_rate")
-    determined = [k for k in free if trial.determines(k)]
-    for k in determined:
-        trial.round(k)
-    ranges = {k: trial.range(k) for k in free if k not in determined}
+    # What isn't determined may be, once others have the numbers that somebody typed.
+    for _ in range(2):
+        trial.round([k for k in free if k not in trial.held and trial.determines(k)])
+    ranges = {k: trial.range(k) for k in free if k not in trial.held}
     for k in ranges:
         trial.choose(k, defaults.get(k, []))
     numbers = {k: x for k, x in trial.best.items() if k != "learning_rate"} | trial.held
     rounded = evaluate(fit.structure, numbers, recording, fit.scheduled)
-    shown = {**rounded.numbers, **trial.typed}
-    return Settled(rounded._replace(numbers=shown), ranges)
+    if not rounded.fits:
+        return Settled(fit, ranges)
+    return Settled(rounded._replace(numbers={**rounded.numbers, **trial.typed}), ranges)
 
 
 class _Trial:
@@ -83,43 +82,52 @@ class _Trial:
             self.fit.scheduled,
         )
         if keep:
-            self.best = {**self.best, **numbers}
+            at = simulate(
+                self.fit.structure, numbers, self.recording, self.tolerance, self.fit.scheduled
+            )
+            self.best = {**self.best, **numbers, "learning_rate": at.learning_rate}
         return cost
 
     def is_as_good(self, more: Numbers) -> bool:
         """Whether it fits as well with some more numbers held."""
-        return self.try_with(more) - self.cost <= _AS_GOOD * self.unit
+        return self.try_with(more) - self.cost <= _SEEN * self.unit
 
     def determines(self, k: str) -> bool:
         """Whether a small change either way would be seen."""
-        x = float(self.best[k])
-        step = PRECISION * x
-        if k in FRACTIONS:
-            step = min(step, 0.01 * (1 - x))
+        x, step = float(self.best[k]), self.allowed(k)
         rises = [self.try_with({k: x + s}) - self.cost for s in (step, -step)]
         return min(rises) >= _SEEN * self.unit
 
-    def round(self, k: str) -> None:
-        """Holds the number with the fewest digits that fits as well, and is close."""
-        x = float(self.best[k])
-        allowed = PRECISION * x
-        if k in FRACTIONS:
-            allowed = min(allowed, 0.01 * (1 - x))
+    def round(self, names: list[str]) -> None:
+        """Holds the numbers with the fewest digits that fit as well, and are close."""
         for digits in range(1, 13):
-            typed = float(f"{x:.{digits}g}")
-            if k in FRACTIONS and x > 0.9:
-                typed = float(f"{1 - float(f'{1 - x:.{digits}g}'):.15g}")
-            if abs(typed - x) > allowed:
-                continue
-            for used in (typed, float(np.float32(typed))):
-                # How a framework rounds may look like another number: what counts is that it fits.
-                cost = self.try_with({k: used})
-                if cost <= 1.3 * self.least + 0.02 * self.count:
-                    self.held[k], self.typed[k] = used, typed
-                    self.try_with({}, keep=True)
-                    self.cost = max(self.cost, cost)
-                    return
-        self.held[k] = self.typed[k] = float(f"{x:.9g}")
+            for k in names:
+                if k not in self.held:
+                    self._try_digits(k, digits)
+        for k in names:
+            if k not in self.held:
+                self.held[k] = self.typed[k] = float(f"{self.best[k]:.12g}")
+
+    def _try_digits(self, k: str, digits: int) -> None:
+        x = float(self.best[k])
+        typed = float(f"{x:.{digits}g}")
+        if k in FRACTIONS and x > 0.9:
+            typed = float(f"{1 - float(f'{1 - x:.{digits}g}'):.15g}")
+        if abs(typed - x) > self.allowed(k):
+            return
+        for used in (typed, float(np.float32(typed))):
+            # How a framework rounds may look like another number: what counts is that it fits.
+            cost = self.try_with({k: used})
+            if cost <= 1.3 * self.least + 0.02 * self.count:
+                self.held[k], self.typed[k] = used, typed
+                self.try_with({}, keep=True)
+                self.cost = max(self.cost, cost)
+                return
+
+    def allowed(self, k: str) -> float:
+        """The change of a number that must be seen, for it to be determined."""
+        x = float(self.best[k])
+        return min(PRECISION * x, 0.01 * (1 - x)) if k in FRACTIONS else PRECISION * x
 
     def range(self, k: str) -> tuple[float, float]:
         """From where to where a number fits as well."""

@@ -111,6 +111,9 @@ def _divide(structure: Structure, numbers: Numbers, recording: Recording) -> _Av
         g = g * clip_factor(structure, numbers, recording)
     if structure.weight_decay == "coupled":
         g = g + numbers["weight_decay"] * recording.params[:, :-1]
+    if structure.rule == "sgd":
+        one = np.ones_like(g)
+        return _Averages(g, one, one, one, 0.0, False)
     decay, eps = numbers["decay"], numbers["eps"]
     if structure.centered:
         # The variance by its own recursion, as `scale_by_rms` has it: it doesn't cancel.
@@ -130,13 +133,17 @@ def _divide(structure: Structure, numbers: Numbers, recording: Recording) -> _Av
         cancelled = nu
     inside = structure.eps == "inside"
     root = np.sqrt(nu + eps) if inside else np.sqrt(nu) + eps
+    if structure.rule == "adam":
+        g = _average(g, numbers["first"], 0.0) / _weights(numbers["first"], g.shape[1])
+    elif structure.momentum == "of gradients":
+        g = np.asarray(lfilter([1.0], [1.0, -numbers["momentum"]], g, axis=1))
     quotient = g / np.maximum(root, 1e-300)
     return _Averages(quotient, nu, cancelled, root, decay, inside)
 
 
 def _weights(decay: float, steps: int) -> np.ndarray:
     """What the averages of so many steps have seen of 1."""
-    return -np.expm1(np.arange(1, steps + 1) * np.log(max(decay, 1e-300)))
+    return -np.expm1(np.arange(1, steps + 1) * np.log(decay))
 
 
 def clip_factor(structure: Structure, numbers: Numbers, recording: Recording) -> Any:
@@ -157,7 +164,7 @@ def _momentum(numbers: Numbers) -> float:
 
 
 def _accumulate(structure: Structure, momentum: float, x: np.ndarray) -> np.ndarray:
-    if not structure.momentum:
+    if structure.momentum in ("", "of gradients"):
         return x
     trace = np.asarray(lfilter([1.0], [1.0, -momentum], x, axis=1))
     return x + momentum * trace if structure.momentum == "nesterov" else trace
@@ -180,11 +187,11 @@ def _rates(
     weight: np.ndarray,
 ) -> np.ndarray:
     """The learning rate of each step."""
-    if not (structure.momentum and structure.rate_inside):
+    if not structure.rate_inside:
         direction = _accumulate(structure, momentum, quotient) + shrink
         return -_project(direction, moves, weight, axis=0)
-    trace = np.zeros(len(quotient))
-    rates = np.zeros(quotient.shape[1])
+    trace = np.zeros_like(quotient[:, 0])
+    rates = np.zeros_like(quotient[0])
     ahead = momentum if structure.momentum == "nesterov" else 0.0
     for t in range(len(rates)):
         coasting = (momentum**2 if ahead else momentum) * trace
@@ -192,4 +199,3 @@ def _rates(
         rates[t] = -_project(own, moves[:, t] + coasting, weight[:, t])
         trace = momentum * trace + rates[t] * quotient[:, t]
     return rates
-

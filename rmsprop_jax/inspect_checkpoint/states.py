@@ -37,6 +37,14 @@ def read_orbax(path: Path) -> Report:
 
 def _report(saved: Any, load: str, imports: list[str]) -> Report:
     arrays = _by_path(saved)
+    opened = [f"saved = {load}"]
+    if root := _root(arrays):
+        arrays = {k.removeprefix(root): x for k, x in arrays.items() if k.startswith(root)}
+        if any(key.startswith(root) for key in saved):  # the names are paths
+            inside = f"for k, x in saved.items() if k.startswith({root!r})"
+            opened.append(f"saved = {{k.removeprefix({root!r}): x {inside}}}")
+        else:
+            opened[0] += "".join(f"[{word!r}]" for word in root[:-1].split("/"))
     places = {key: _split(key) for key in arrays}
     found: dict[str, dict[str, Any]] = {}
     for key, (_, part, name) in places.items():
@@ -58,6 +66,8 @@ def _report(saved: Any, load: str, imports: list[str]) -> Report:
         text, by, load_it = made_by[0], "rmsprop_jax", "interop.restore"
         names = ", ".join(other.partition("(")[0] for other in made_by)
         unknown += [f"the function (one of {names})"] if len(made_by) > 1 else []
+        others = "optax.adam" if "mu" in parts else "optax.rmsprop with bias_correction"
+        unknown += [f"whether it is of {others}, whose names are the same"]
     else:
         text = call("dialects.optax", {"learning_rate": 0.01, **arguments})
         by, load_it = "optax.rmsprop", "interop.optax.load"
@@ -82,7 +92,7 @@ def _report(saved: Any, load: str, imports: list[str]) -> Report:
             "import jax",
             "import numpy as np",
             f"from rmsprop_jax import dialects, interop{', rmsprop' * text.startswith('rmsprop')}",
-            f"saved = {load}",
+            *opened,
             f"shapes = {_nested({n: own['nu'].shape for n, own in found.items()})}",
             "zeros = lambda shape: np.zeros(shape, 'float32')",
             "params = jax.tree.map(zeros, shapes, is_leaf=lambda x: isinstance(x, tuple))"
@@ -96,6 +106,17 @@ def _report(saved: Any, load: str, imports: list[str]) -> Report:
 def _by_path(tree: Any) -> dict[str, np.ndarray]:
     text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     return {text(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def _root(arrays: dict[str, Any]) -> str:
+    """Where among other things, such as parameters, the state of the optimizer is."""
+    states = [key.split("/") for key in arrays if _split(key)[1]]
+    root = ""
+    for words in zip(*states, strict=False):
+        if len(set(words)) > 1 or words[0].isdecimal() or words[0] in ACCUMULATORS:
+            break
+        root += f"{words[0]}/"
+    return "" if all(key.startswith(root) for key in arrays) else root
 
 
 def _split(key: str) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ PAGES = [
     "notebooks/walkthrough.html",
     "benchmarks/RESULTS.html",
     "parity.html",
+    "performance.html",
     "atlas.html",
     "api/identify.html",
 ]

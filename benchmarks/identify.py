@@ -101,7 +101,10 @@ def share(options):
         if verdict != "right" or options.verbose:
             distance = found.candidates[0].distance
             call = found.candidates[0].call[:220]
-            print(f"- {framework} {dtype} {arguments}: {verdict}; {distance:.3g} {seconds:.1f} s {call}", flush=True)
+            print(
+                f"- {framework} {dtype} {arguments}: {verdict}; {distance:.3g} {seconds:.1f} s {call}",
+                flush=True,
+            )
     print("\n| runs of | number | right | open | wrong | with a number undetermined | seconds |")
     print("|---|---|---|---|---|---|---|")
     total = [x for of in counts.values() for x in of]

@@ -69,7 +69,9 @@ def evaluate(
     distance = float(np.sqrt(np.sum(residuals**2) / max(np.sum(told), 1)))
     if np.mean(told) < LEAST_TOLD:
         distance = np.inf
-    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled)
+    return Fit(
+        structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled
+    )
 
 
 def screen(

@@ -30,7 +30,7 @@ class Steps(NamedTuple):
     tolerance: np.ndarray
 
     def residuals(self, recording: Recording) -> np.ndarray:
-        """Recorded less predicted changes, in units of the tolerance; 0 where nothing can be told."""
+        """Recorded less predicted changes, in units of the tolerance."""
         return (recording.moves - self.moves) / self.tolerance
 
 
@@ -190,8 +190,9 @@ def _rates(
     if not structure.rate_inside:
         direction = _accumulate(structure, momentum, quotient) + shrink
         return -_project(direction, moves, weight, axis=0)
-    trace = np.zeros_like(quotient[:, 0])
-    rates = np.zeros_like(quotient[0])
+    # In derivatives, any of these may be complex.
+    dtype = np.result_type(quotient, momentum, shrink)
+    trace, rates = np.zeros(len(quotient), dtype), np.zeros(quotient.shape[1], dtype)
     ahead = momentum if structure.momentum == "nesterov" else 0.0
     for t in range(len(rates)):
         coasting = (momentum**2 if ahead else momentum) * trace
@@ -199,4 +200,3 @@ def _rates(
         rates[t] = -_project(own, moves[:, t] + coasting, weight[:, t])
         trace = momentum * trace + rates[t] * quotient[:, t]
     return rates
-

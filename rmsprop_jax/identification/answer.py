@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop_jax.identification.calls import calls
-from rmsprop_jax.identification.fitting import Fit, polish
+from rmsprop_jax.identification.fitting import Fit, evaluate, polish
 from rmsprop_jax.identification.reasons import (
     departure,
     explain_failure,
@@ -93,8 +93,10 @@ def identify(
         departs = departure(partial or found[0], sample)
         best, rest = candidate(found[:1], found[0].numbers, {}), found[1:]
         if partial is not None:
-            rounded = settle(partial, sample.until(departs[0] if departs else None), held, {}).fit
-            best, rest = candidate([partial], rounded.numbers, {}), found
+            short = sample.until(departs[0] if departs else None)
+            before = evaluate(partial.structure, partial.numbers, short)
+            numbers = settle(before, short, held, {}).fit.numbers
+            best, rest = candidate([partial], numbers, {}), found
     others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
     return Identification(
         fits, (best, *others), reason, departs, _describe(recording), _picture(sample)

@@ -25,6 +25,7 @@ class Comparison:
     kind: str
 
     def __str__(self) -> str:
+        """In a sentence or two."""
         if self.same:
             return f"The runs are the same. {self.kind}"
         when = "before the first step" if self.step == -1 else f"after step {self.step}"

@@ -149,8 +149,8 @@ def _rearranged(recording: Recording) -> Iterator[tuple[str, Recording]]:
         moved = order != np.arange(len(order))
         arrays = [few.names[k] for k in np.unique(few.array[moved])]
         text = (
-            f"The gradients of {int(np.sum(moved))} elements in {', '.join(arrays)} belong to other "
-            "elements than the parameters: another order of the arrays, or a transposed one?"
+            f"The gradients of {int(np.sum(moved))} elements in {', '.join(arrays)} belong to "
+            "other elements than the parameters: another order of the arrays, or a transposed one?"
         )
         yield text, dataclasses.replace(few, grads=few.grads[order])
 

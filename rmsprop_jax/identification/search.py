@@ -25,9 +25,9 @@ def search(
 ) -> list[Fit]:
     """Fits structures with a constant learning rate, until a stage has one that fits.
 
-    The stages: SGD, which an RMSProp with a large enough eps is; RMSProp alone; with one of momentum
-    and weight decay; with both; Adam. A simpler structure is a special case of those with more
-    parts, so that where it fits, no further one has to be looked at.
+    The stages: SGD, which an RMSProp with a large enough eps is; RMSProp alone; with one of
+    momentum and weight decay; with both; Adam. A simpler structure is a special case of those with
+    more parts, so that where it fits, no further one has to be looked at.
 
     Args:
       recording: the run.

@@ -56,7 +56,8 @@ def simulate(
     averages = _divide(structure, numbers, recording)
     quotient = averages.quotient
     weight = 1 / (recording.least_tolerance if tolerance is None else tolerance)
-    moves, rate, momentum = recording.moves, numbers.get("learning_rate"), _momentum(numbers)
+    moves, momentum = recording.moves, _momentum(numbers)
+    rate: Any = numbers.get("learning_rate")
     shrink = 0.0
     if structure.weight_decay == "decoupled":
         shrink = numbers["weight_decay"] * recording.params[:, :-1]

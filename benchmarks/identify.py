@@ -102,7 +102,8 @@ def share(options):
             distance = found.candidates[0].distance
             call = found.candidates[0].call[:220]
             print(
-                f"- {framework} {dtype} {arguments}: {verdict}; {distance:.3g} {seconds:.1f} s {call}",
+                f"- {framework} {dtype} {arguments}: {verdict}; distance {distance:.3g}, "
+                f"{seconds:.1f} s, {call}",
                 flush=True,
             )
     print("\n| runs of | number | right | open | wrong | with a number undetermined | seconds |")

@@ -1,4 +1,4 @@
-"""Trains the PyTorch model of which_rmsprop.ipynb and records it, so that the notebook needs no PyTorch.
+"""Trains the PyTorch model of which_rmsprop.ipynb and records it: the notebook needs no PyTorch.
 
 Run it with PyTorch installed: `python notebooks/record_which_rmsprop.py` writes which_rmsprop.npz
 beside it.

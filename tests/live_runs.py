@@ -19,7 +19,7 @@ def live_run(run: Run) -> tuple[Arrays, Arrays]:
     """Parameters and gradients of a run, made now."""
     params, grads = problem(run)
     with jax.enable_x64(run.dtype == "float64"):
-        step = globals()[f"_{run.framework}"](run.arguments, params)
+        step = FRAMEWORKS[run.framework](run.arguments, params)
         states = [params]
         for t in range(len(next(iter(grads.values())))):
             states.append(step({k: g[t] for k, g in grads.items()}))
@@ -120,3 +120,12 @@ def _jax_example_libraries(arguments: dict[str, Any], params: Arrays) -> Step:
         return {k: np.array(x) for k, x in get(state).items()}
 
     return step
+
+
+FRAMEWORKS = {
+    "pytorch": _pytorch,
+    "timm": _timm,
+    "keras": _keras,
+    "optax": _optax,
+    "jax_example_libraries": _jax_example_libraries,
+}

@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 
 from rmsprop_jax.identification.calls import calls
-from rmsprop_jax.identification.fitting import Fit, polish
-from rmsprop_jax.identification.reasons import departure, explain_failure
-from rmsprop_jax.identification.recording import MOST_ELEMENTS, MOST_STEPS, Recording, read_recording
+from rmsprop_jax.identification.fitting import Fit, evaluate, polish
+from rmsprop_jax.identification.reasons import (
+    departure,
+    explain_failure,
+    other_optimizer,
+)
+from rmsprop_jax.identification.recording import (
+    MOST_ELEMENTS,
+    MOST_STEPS,
+    Recording,
+    read_recording,
+)
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
-from rmsprop_jax.identification.search import search
+from rmsprop_jax.identification.search import search, search_further
 from rmsprop_jax.identification.settling import settle
 
 _SWITCHES = {"centered", "bias_correction", "nesterov", "initial_scale", "eps_in_sqrt", "dialect"}
@@ -62,29 +71,36 @@ def identify(
     recording = read_recording(params, grads).until(MOST_STEPS)
     held, traits = _read_known(known or {}, recording.steps)
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if progress else lambda text: None
+    sample = recording.sample(MOST_ELEMENTS)
+    reason, partial = "", None
     found = search(recording, held, traits, say)
+    if found and not found[0].fits:
+        say("looking for a reason")
+        brief = lambda other: search(other, held, traits, lambda text: None, briefly=True)
+        reason, partial = explain_failure(recording, held, brief)
+    if not reason and not (found and found[0].fits):
+        found = search_further(found, recording, held, traits, say)
     if not found:
         raise ValueError(f"No dialect has all of what is known: {dict(known or {})}.")
-    sample = recording.sample(MOST_ELEMENTS)
     first = found[0].structure
     fits = found[0].fits and first.rule == "rms" and not first.clip_in_front
+    departs = None
     if found[0].fits:
         say("rounding the numbers")
         best, rest = _settled(found, sample, held)
+        reason = "" if fits else other_optimizer(found[0])
     else:
+        departs = departure(partial or found[0], sample)
         best, rest = candidate(found[:1], found[0].numbers, {}), found[1:]
-    reason, departs = "", None
-    if not fits:
-        say("looking for a reason")
-        brief = lambda other: search(other, held, traits, lambda text: None, briefly=True)
-        reason, partial = explain_failure(found, recording, held, brief)
-        if not found[0].fits:
-            departs = departure(partial or found[0], sample)
         if partial is not None:
-            rounded = settle(partial, sample.until(departs[0] if departs else None), held, {}).fit
-            best, rest = candidate([partial], rounded.numbers, {}), found
+            short = sample.until(departs[0] if departs else None)
+            before = evaluate(partial.structure, partial.numbers, short)
+            numbers = settle(before, short, held, {}).fit.numbers
+            best, rest = candidate([partial], numbers, {}), found
     others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
-    return Identification(fits, (best, *others), reason, departs, _describe(recording), _picture(sample))
+    return Identification(
+        fits, (best, *others), reason, departs, _describe(recording), _picture(sample)
+    )
 
 
 def _settled(

@@ -99,6 +99,7 @@ CLIPPINGS: dict[str, Callable[..., Any]] = {  # what each kind is made by, in fr
 _WITHOUT_EFFECT = {"use_ema", "is_legacy_optimizer", "jit_compile", "use_locking", "name"}
 _TRANSPARENT = {parts.by_component}  # which changes nothing for real numbers
 _WHOLE = {parts.scale_by_learning_rate, *CLIPPINGS.values()}  # chains that are one thing here
+_PARTS = {"momentum", "weight_decay", "clip"}
 _REQUIRED = inspect.Parameter.empty
 
 
@@ -135,7 +136,8 @@ def _probe(name: str, factory: Callable[..., Any]) -> Iterator[tuple[Structure, 
                     continue
                 structure, at = read
                 names = {at[x]: k for k, x in given_numbers.items() if x in at}
-                if len(names) == len(given_numbers):  # else an argument had no effect, or another
+                needed = {"learning_rate", *structure.numbers}
+                if needed == names.keys() and len(names) == len(given_numbers):
                     yield structure, Call(name, {**left_out, **turned}, names, defaults)
     # A start that the caller chooses; the values are those in use.
     if "initial_scale" in defaults:
@@ -164,13 +166,15 @@ def _numbers(
         if not isinstance(x, bool | str) and k not in (*_WITHOUT_EFFECT, "initial_scale")
     }
     required = {k: x for k, x in candidates.items() if defaults[k] is _REQUIRED}
-    numbers, optional = {}, set[str]()
+    numbers, optional, seen = {}, set[str](), set[str]()
     for k, x in candidates.items():
         read = _try(factory, {**required, k: x})
-        if read is not None and x in read[1]:
-            numbers[k] = x
-            if read[1][x] in ("momentum", "weight_decay", "clip") or defaults[k] is None:
-                optional.add(k)
+        if read is None or x not in read[1] or read[1][x] in seen - _PARTS:
+            continue  # another name of what there is
+        numbers[k] = x
+        seen.add(read[1][x])
+        if read[1][x] in _PARTS:
+            optional.add(k)
     return numbers, optional
 
 

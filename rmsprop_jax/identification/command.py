@@ -10,8 +10,8 @@ import numpy as np
 
 from rmsprop_jax.identification.answer import identify
 from rmsprop_jax.identification.comparison import compare_runs
-from rmsprop_jax.identification.report import Identification
 from rmsprop_jax.identification.recording import read_file
+from rmsprop_jax.identification.report import Identification
 
 
 def main(args: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ class Comparison:
     kind: str
 
     def __str__(self) -> str:
+        """In a sentence or two."""
         if self.same:
             return f"The runs are the same. {self.kind}"
         when = "before the first step" if self.step == -1 else f"after step {self.step}"
@@ -93,9 +94,13 @@ def _kind(one: Recording, two: Recording, step: int, over: np.ndarray) -> str:
     a, b = one.moves[:, step], two.moves[:, step]
     share = f"{int(over.sum())} of {len(over)} elements"
     ratio = np.median(b[a != 0] / a[a != 0]) if np.any(a != 0) else 0.0
-    near = lambda x, y: np.all(np.abs(x - y) <= 1e-3 * np.max(np.abs(y)) + 8 * one.rounding[:, step])
+    near = lambda x, y: np.all(
+        np.abs(x - y) <= 1e-3 * np.max(np.abs(y)) + 8 * one.rounding[:, step]
+    )
     if near(ratio * a, b) and abs(ratio - 1) > 1e-4:
-        whole = bool(np.all(np.abs(ratio * one.moves - two.moves) <= 1e-3 * np.max(np.abs(two.moves))))
+        whole = bool(
+            np.all(np.abs(ratio * one.moves - two.moves) <= 1e-3 * np.max(np.abs(two.moves)))
+        )
         if step == 0 and whole:
             return f"All steps of one are {ratio:.4g} times those of the other."
         return (

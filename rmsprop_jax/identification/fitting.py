@@ -1,8 +1,8 @@
 """Finding the numbers of a structure that come closest to a recording: least squares.
 
 The learning rate is linear in the steps, so it is solved for and never searched. The others are
-searched over their logarithms (rates of averages over that of rho / (1 - rho)), from the best points
-of a coarse grid, by the method of Levenberg and Marquardt.
+searched over their logarithms (rates of averages over that of rho / (1 - rho)), from the best
+points of a coarse grid, by the method of Levenberg and Marquardt.
 """
 
 import itertools
@@ -69,7 +69,9 @@ def evaluate(
     distance = float(np.sqrt(np.sum(residuals**2) / max(np.sum(told), 1)))
     if np.mean(told) < LEAST_TOLD:
         distance = np.inf
-    return Fit(structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled)
+    return Fit(
+        structure, found, steps, distance, float(np.max(np.abs(residuals))), residuals, scheduled
+    )
 
 
 def screen(
@@ -205,8 +207,7 @@ def _residuals(
 ) -> np.ndarray:
     with np.errstate(all="ignore"):
         r = simulate(structure, numbers, recording, tolerance, scheduled).residuals(recording)
-    r = r.ravel()
-    return np.where(np.abs(r.real) < 1e40, r, 1e40)  # not NaN either
+    return np.where(np.abs(np.real(r)) < 1e40, r, 1e40).ravel()  # not NaN either
 
 
 FRACTIONS = ("decay", "momentum", "first")

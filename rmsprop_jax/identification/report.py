@@ -60,6 +60,7 @@ class Identification:
     recorded: tuple[np.ndarray, list[str]] = dataclasses.field(repr=False)
 
     def __str__(self) -> str:
+        """The report."""
         best, *others = self.candidates
         lines = []
         if self.fits:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop_jax.identification.calls import CLIPPINGS, Structure, calls
-from rmsprop_jax.identification.fitting import Fit, evaluate, polish, screen
+from rmsprop_jax.identification.fitting import Fit, polish, screen
 from rmsprop_jax.identification.recording import MOST_ELEMENTS, Recording
 from rmsprop_jax.identification.simulation import Numbers
 
@@ -23,55 +23,88 @@ def search(
     progress: Progress,
     briefly: bool = False,
 ) -> list[Fit]:
-    """Fits structures until a stage has one that fits.
+    """Fits structures with a constant learning rate, until a stage has one that fits.
 
-    The stages: SGD, which an RMSProp with a large enough eps is; RMSProp alone; with one of momentum
-    and weight decay; with both; Adam; with clipping; with a learning rate of its own at each step. A simpler structure is a special case of those
-    with more parts, so that where it fits, no further one has to be looked at.
+    The stages: SGD, which an RMSProp with a large enough eps is; RMSProp alone; with one of
+    momentum and weight decay; with both; Adam. A simpler structure is a special case of those with
+    more parts, so that where it fits, no further one has to be looked at.
 
     Args:
       recording: the run.
       held: numbers that are known.
       traits: what else is known of the structure.
       progress: is told what is being done.
-      briefly: only the stages with at most one part, and a constant learning rate.
+      briefly: only the RMSProps with at most one part.
 
     Returns:
       The best of the fits, the best first. If the first one doesn't fit, none does.
     """
+    if np.ndim(held.get("learning_rate", 0.0)):
+        return []
     sample = recording.sample(MOST_ELEMENTS)
-    structures = [s for s in candidates(held, traits) if s.maximize == ascends(sample)]
-    constant = np.ndim(held.get("learning_rate", 0.0)) == 0
-    found: list[Fit] = []
-    plain = [s for s in structures if not s.clip]
-    clipped = [s for s in structures if s.clip]
-    stages: list[tuple[str, list[Structure], bool]] = []
-    if constant and not briefly:
-        stages.append(("SGD", list(SGD), False))
-    if constant:
-        bases = list(dict.fromkeys(s.base for s in plain))
-        stages += [(_name(n), list(of), False) for n, of in _by_parts(bases)]
-    if briefly:
-        stages = stages[:2]
-    elif constant:
-        stages.append(("Adam", list(ADAM), False))
-    if "clip" not in held and not briefly:
-        stages.append(("clipping", clipped, False))
-    if ("learning_rate" not in held or not constant) and not briefly:
-        stages += [
-            (f"{_name(n)}, scheduled", list(of), "learning_rate" not in held)
-            for n, of in _by_parts(plain)
-        ]
-    screened: dict[Structure, Fit] = {}
-    for name, stage, scheduled in stages:
-        if name == "clipping":
-            stage = _clipped(stage, [f for f in found if f.structure.rule == "rms"], constant)
-        progress(f"{name}: {len(stage)} structures")
-        found = _merge(found, _fit(stage, sample, held, scheduled, screened))
-        if found and found[0].fits:
-            break
+    bases = list(dict.fromkeys(s.base for s in _plain(sample, held, traits)))
+    stages = [(_name(n), list(of)) for n, of in _by_parts(bases)]
+    stages = stages[:2] if briefly else [("SGD", list(SGD)), *stages, ("Adam", list(ADAM))]
+    return _through([(*stage, False) for stage in stages], [], sample, held, progress)
+
+
+def search_further(
+    found: list[Fit],
+    recording: Recording,
+    held: Numbers,
+    traits: dict[str, Any],
+    progress: Progress,
+) -> list[Fit]:
+    """Goes on with clipping, and with a learning rate of its own at each step.
+
+    Args:
+      found: by `search`.
+      recording: the run.
+      held: numbers that are known.
+      traits: what else is known of the structure.
+      progress: is told what is being done.
+
+    Returns:
+      As from `search`.
+    """
+    sample = recording.sample(MOST_ELEMENTS)
+    stages: list[Stage] = []
+    if "clip" not in held:
+        own = {s.base for s in candidates(held, traits) if s.clip}
+        closest = [fit.structure for fit in found if fit.structure.rule == "rms"][:6]
+        stages.append(("with clipping", _clipped(closest, own), False))
+    if "learning_rate" not in held or np.ndim(held["learning_rate"]):
+        free = "learning_rate" not in held
+        by_parts = _by_parts(_plain(sample, held, traits))
+        stages += [(f"{_name(n)}, with a schedule", list(of), free) for n, of in by_parts]
+    found = _through(stages, found, sample, held, progress)
     # A rate of its own for each step brings anything closer: it counts where it fits.
     return found if found[:1] and found[0].fits else [f for f in found if not f.scheduled] or found
+
+
+Stage = tuple[str, list[Structure], bool]
+
+
+def _through(
+    stages: list[Stage], found: list[Fit], sample: Recording, held: Numbers, progress: Progress
+) -> list[Fit]:
+    """Goes through stages until one has a structure that fits."""
+    screened: dict[Structure, Fit] = {}
+    for name, stage, scheduled in stages:
+        if not stage:
+            continue
+        progress(f"{name}: {len(stage)} structures")
+        fits = _fit(stage, sample, held, scheduled, screened)
+        found = sorted([*found, *fits], key=lambda fit: (not fit.fits, fit.distance))
+        if found[0].fits:
+            break
+    return found
+
+
+def _plain(sample: Recording, held: Numbers, traits: dict[str, Any]) -> list[Structure]:
+    """Candidates without clipping, unless it is known."""
+    every = [s for s in candidates(held, traits) if s.maximize == ascends(sample)]
+    return [s for s in every if "clip" in held or not s.clip]
 
 
 SGD = tuple(
@@ -117,15 +150,9 @@ def _parts(structure: Structure) -> int:
     return sum(bool(x) for x in (structure.momentum, structure.weight_decay, structure.clip))
 
 
-def _merge(found: list[Fit], new: list[Fit]) -> list[Fit]:
-    return sorted([*found, *new], key=lambda fit: (not fit.fits, fit.distance))
-
-
-def _clipped(stage: list[Structure], found: list[Fit], constant: bool) -> list[Structure]:
-    """The structures that came closest, with each kind of clipping, their own or in front."""
-    own = {s.base if constant else s for s in stage}
-    closest = [fit.structure for fit in found[:6]]
-    result = []
+def _clipped(closest: list[Structure], own: set[Structure]) -> list[Structure]:
+    """Structures with each kind of clipping, their own or in front."""
+    result: list[Structure] = []
     for structure, kind in itertools.product(closest, CLIPPINGS):
         with_clip = dataclasses.replace(structure, clip=kind)
         in_front = dataclasses.replace(with_clip, clip_in_front=True)

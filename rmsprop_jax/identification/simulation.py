@@ -30,7 +30,7 @@ class Steps(NamedTuple):
     tolerance: np.ndarray
 
     def residuals(self, recording: Recording) -> np.ndarray:
-        """Recorded less predicted changes, in units of the tolerance; 0 where nothing can be told."""
+        """Recorded less predicted changes, in units of the tolerance."""
         return (recording.moves - self.moves) / self.tolerance
 
 
@@ -56,7 +56,8 @@ def simulate(
     averages = _divide(structure, numbers, recording)
     quotient = averages.quotient
     weight = 1 / (recording.least_tolerance if tolerance is None else tolerance)
-    moves, rate, momentum = recording.moves, numbers.get("learning_rate"), _momentum(numbers)
+    moves, momentum = recording.moves, _momentum(numbers)
+    rate: Any = numbers.get("learning_rate")
     shrink = 0.0
     if structure.weight_decay == "decoupled":
         shrink = numbers["weight_decay"] * recording.params[:, :-1]
@@ -190,8 +191,9 @@ def _rates(
     if not structure.rate_inside:
         direction = _accumulate(structure, momentum, quotient) + shrink
         return -_project(direction, moves, weight, axis=0)
-    trace = np.zeros_like(quotient[:, 0])
-    rates = np.zeros_like(quotient[0])
+    # In derivatives, any of these may be complex.
+    dtype = np.result_type(quotient, momentum, shrink)
+    trace, rates = np.zeros(len(quotient), dtype), np.zeros(quotient.shape[1], dtype)
     ahead = momentum if structure.momentum == "nesterov" else 0.0
     for t in range(len(rates)):
         coasting = (momentum**2 if ahead else momentum) * trace

@@ -32,7 +32,7 @@ SECTIONS = [  # heading, script, what --quick adds
     ("Memory", "memory", "--size 1000000"),
     ("MNIST from start to exit", "mnist_time", "--epochs 2 --rounds 1"),
     ("A sweep in one program", "sweep_time", "--settings 8 --rounds 2"),
-    ("Stored accumulators: time", "storage_time", "--sizes 1000000 --seconds 1"),
+    ("Stored accumulators: time", "storage_time", "--shapes 1000000 1000x1000 --seconds 1"),
     ("Stored accumulators: error", "storage_error", "--size 1024"),
 ]
 CHARTS = ("same_run", "step_time", "compile_time")

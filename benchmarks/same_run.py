@@ -1,12 +1,16 @@
-"""How far a run ends from PyTorch's, with the right RMSProp and with one that shares its name.
+"""One run in PyTorch, and the same run here: the losses, and how far the parameters part.
 
     python benchmarks/same_run.py [--epochs 5] [--plot FILE] [--data-dir DIR]
 
 Softmax regression on MNIST in batches of 64, with torch.optim.RMSprop(lr=1e-3), and in JAX from the
-same weights and in the same order with other optimizers, given the same numbers. The distance is
-the largest of any parameter, in units of the largest one of PyTorch's. In float32, the gradients of
-the two frameworks differ by rounding already, which a first step along tiny ones makes visible; how
-much that is shows PyTorch's own run with each batch read backwards.
+same weights and in the same order with several optimizers, given the same numbers. The distance is
+the largest difference of any parameter, in units of the largest parameter of PyTorch's run.
+
+Two things can differ: the optimizer and the gradients. In float32 the gradients of two frameworks
+differ by rounding, and RMSProp's first step divides even the tiniest gradient by its own size. So
+two runs show each alone: rmsprop_jax fed with the gradients that PyTorch recorded, which leaves the
+optimizer; and PyTorch against itself with the images of each batch in reverse, which leaves the
+gradients.
 """
 
 import argparse
@@ -30,7 +34,7 @@ EVERY = 50  # updates from one comparison to the next
 
 
 def pytorch(images, labels, orders):
-    """Yields the parameters after each of the lists of batches."""
+    """Yields parameters and mean loss after each of the lists of batches, and all its gradients."""
     import torch
 
     images, labels = torch.tensor(images), torch.tensor(labels).long()
@@ -39,11 +43,16 @@ def pytorch(images, labels, orders):
     torch.nn.init.zeros_(model.bias)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3)
     for order in orders:
+        losses, grads = [], []
         for row in order:
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images[row]), labels[row]).backward()
+            loss = torch.nn.functional.cross_entropy(model(images[row]), labels[row])
+            loss.backward()
             optimizer.step()
-        yield [p.detach().numpy().copy() for p in model.parameters()]
+            losses.append(loss.item())
+            grads.append([p.grad.numpy().copy() for p in model.parameters()])
+        params = [p.detach().numpy().copy() for p in model.parameters()]
+        yield params, np.mean(losses), [np.stack(g) for g in zip(*grads, strict=True)]
 
 
 def in_jax(tx, images, labels, orders):
@@ -56,15 +65,32 @@ def in_jax(tx, images, labels, orders):
 
     def step(carry, row):
         params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, row), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        value, grads = jax.value_and_grad(loss)(params, row)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), value
 
-    train = jax.jit(lambda carry, order: jax.lax.scan(step, carry, order)[0])
+    train = jax.jit(lambda carry, order: jax.lax.scan(step, carry, order))
     params = [jnp.zeros((10, images.shape[1]), images.dtype), jnp.zeros(10, images.dtype)]
     carry = params, tx.init(params)
     for order in orders:
-        carry = train(carry, order)
-        yield carry[0]
+        carry, losses = train(carry, order)
+        yield carry[0], losses.mean()
+
+
+def with_gradients(tx, blocks):
+    """The parameters that an Optax transformation makes of recorded gradients."""
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    train = jax.jit(lambda carry, grads: jax.lax.scan(step, carry, grads)[0])
+    params = [jnp.zeros(g.shape[1:], g.dtype) for g in blocks[0]]
+    carry = params, tx.init(params)
+    for grads in blocks:
+        carry = train(carry, [jnp.asarray(g) for g in grads])
+        yield carry[0], None
 
 
 def distance(params, reference):
@@ -73,17 +99,23 @@ def distance(params, reference):
     return max(abs(p - r).max() for p, r in zip(params, reference, strict=True)) / largest
 
 
-def draw(steps, distances, path):
-    """The distances over the updates."""
+def draw(steps, losses, distances, path):
+    """The losses, and the distances over the updates."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.2), dpi=100, layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), dpi=100, layout="constrained")
+    wide = {"color": "0.75", "linewidth": 6}
+    for name, values in losses.items():
+        left.plot(steps, values, label=name, **(wide if name.startswith("torch") else {}))
+    left.set(xlabel="updates", ylabel="training loss, mean of 50 updates", ylim=(0.2, 0.5))
+    left.set_title("The loss")
     for name, values in distances.items():
-        axes.plot(steps, values, label=name)
-    axes.set(yscale="log", xlabel="updates", ylabel="largest difference of a parameter, relative")
-    axes.set_title("Softmax regression on MNIST: distance to the run with torch.optim.RMSprop")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center", bbox_to_anchor=(0.5, 0.38))
+        right.plot(steps, values, label=name)
+    right.set(yscale="log", ylim=(1e-14, 1e6), xlabel="updates", ylabel="relative distance")
+    right.set_title("The parameters: distance to torch.optim.RMSprop's")
+    right.grid(alpha=0.3)
+    for axes in (left, right):
+        axes.legend(loc="upper right", fontsize="small")
     save(figure, path)
 
 
@@ -105,14 +137,23 @@ def main():
     steps = EVERY * np.arange(1, len(orders) + 1)
 
     double, single = ((images.astype(t), data.train_labels) for t in (np.float64, np.float32))
-    right = list(pytorch(*single, orders))
-    compare = lambda run, right: list(map(distance, run, right))
-    distances = {name: compare(in_jax(tx, *single, orders), right) for name, tx in OTHERS.items()}
-    distances["rmsprop_jax, float32"] = compare(in_jax(OURS, *single, orders), right)
+    reference, loss, grads = zip(*pytorch(*single, orders), strict=True)
+    losses, distances = {"torch.optim.RMSprop": loss}, {}
+
+    def compare(name, run, reference=reference):
+        params, loss, *_ = zip(*run, strict=True)
+        distances[name] = list(map(distance, params, reference))
+        return loss
+
+    for name, tx in OTHERS.items():
+        losses[name] = compare(name, in_jax(tx, *single, orders))
+    ours = "dialects.pytorch, float32"
+    losses["dialects.pytorch"] = compare(ours, in_jax(OURS, *single, orders))
     backwards = [order[:, ::-1].copy() for order in orders]
-    distances["PyTorch, batches backwards, float32"] = compare(pytorch(*single, backwards), right)
-    right = list(pytorch(*double, orders))
-    distances["rmsprop_jax, float64"] = compare(in_jax(OURS, *double, orders), right)
+    compare("PyTorch itself, images of a batch reversed", pytorch(*single, backwards))
+    compare(f"{ours}, PyTorch's gradients", with_gradients(OURS, grads))
+    reference = next(zip(*pytorch(*double, orders), strict=True))
+    compare("dialects.pytorch, float64", in_jax(OURS, *double, orders), reference)
 
     print(setting("jax", "optax", "torch", "numpy"))
     print(f"\n{data.name}, {args.epochs} epochs without their last batches, {steps[-1]} updates")
@@ -120,7 +161,7 @@ def main():
     for name, values in distances.items():
         row(name, *(f"{value:.1e}" for value in (values[0], values[-1], max(values))))
     if args.plot:
-        draw(steps, distances, args.plot)
+        draw(steps, losses, distances, args.plot)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ Usage, where the frameworks are installed (`pip install torch keras`):
     python benchmarks/torture.py            # print the table
     python benchmarks/torture.py --write    # and put it into benchmarks/TORTURE.md
 
-The cases, and what must hold in them, are those of the tests, see `tests/hostile.py`. An update may
-be 5 % off the specification, a hundred times and more of what the tests allow to this library.
+The cases, and what must hold in them, are those of the tests, see `tests/support/hostile.py`. An
+update may be 5 % off the specification, a hundred times and more of what the tests allow to this
+library.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 import optax
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import hostile  # noqa: E402  # pyright: ignore[reportMissingImports]
 import hostile_chains  # noqa: E402  # pyright: ignore[reportMissingImports]
@@ -263,7 +264,8 @@ def markdown(show: Callable[[str], None] = lambda line: None) -> str:
             "well again, and no other element disturbed, in every dtype of the case. "
             "–: no such option. Frozen: an update of less than a thousandth of what it should be. "
             f"Measured by `benchmarks/torture.py` with jax {jax.__version__} on {device} "
-            f"({platform.machine()}); the cases are in `tests/hostile.py` and `hostile_chains.py`.",
+            f"({platform.machine()}); the cases are in `tests/support/hostile.py` and "
+            "`hostile_chains.py`.",
         ]
     )
 

@@ -4,19 +4,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from rmsprop_jax import clipping, diagnostics, dialects, interop, recipes, storage, weights
     from rmsprop_jax.eps import convert_eps
     from rmsprop_jax.explanation import explain
+    from rmsprop_jax.identification import compare_runs, identify
     from rmsprop_jax.optimizer import rmsprop
     from rmsprop_jax.transform import RmsState, scale_by_rms
 
 __all__ = [
     "RmsState",
     "clipping",
+    "compare_runs",
     "convert_eps",
     "diagnostics",
     "dialects",
     "explain",
+    "identify",
     "interop",
     "recipes",
     "rmsprop",
@@ -24,26 +28,31 @@ __all__ = [
     "storage",
     "weights",
 ]
-__version__ = "0.1.0"
 
 _HOMES = {
     "RmsState": "transform",
+    "compare_runs": "identification",
     "convert_eps": "eps",
     "explain": "explanation",
+    "identify": "identification",
     "rmsprop": "optimizer",
     "scale_by_rms": "transform",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for: the command needs little of it, and can be interrupted early."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
-    value = getattr(module, name) if name in _HOMES else module
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else no checker could tell a wrong name
+
+    def __getattr__(name: str) -> Any:
+        """Imports what is asked for: the command needs little, and can be interrupted early."""
+        if name == "__version__":  # which pyproject.toml says, and nothing else
+            return importlib.import_module("importlib.metadata").version(__name__)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+        value = getattr(module, name) if name in _HOMES else module
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

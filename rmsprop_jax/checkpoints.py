@@ -1,5 +1,7 @@
 """States of this library from checkpoints, also from those of other options."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 

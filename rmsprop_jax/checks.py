@@ -38,7 +38,7 @@ def check_range(
       upper_open: leave out `upper` itself.
 
     Raises:
-      TypeError: for what is no real number; booleans and complex numbers are none.
+      TypeError: for what is not a real number, such as a boolean or a complex number.
       ValueError: for an array that is no scalar, and for a number out of its range.
     """
     if isinstance(value, jax.Array | np.ndarray | np.generic):

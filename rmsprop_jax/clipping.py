@@ -5,6 +5,8 @@ gradients are clamped first, to where the sum of their squares is finite, so tha
 clipped like any other large number. NaN stays visible.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -4,7 +4,7 @@
 
     updates, opt_state = tx.update(grads, opt_state, params)
     print(report(tx, opt_state, params, updates))
-    wandb.log(report(tx, opt_state, params, updates).scalars())
+    wandb.log(report(tx, opt_state, params, updates, by=1).scalars())  # one row for each layer
 
 A state doesn't say what it was made with. So tx is asked: for eps, for the schedule whose count is
 in the state, for the formats of `storage.store`. RMSProp is found in chains and in the wrappers
@@ -12,7 +12,11 @@ that Optax has; what an `nnx.Optimizer` has for a state is taken as it is. All f
 inside of `jax.jit`, with tx as a constant there, and on sharded arrays.
 """
 
+from __future__ import annotations
+
+import collections
 import functools
+import html
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,8 +29,9 @@ import optax
 from rmsprop_jax import parts
 from rmsprop_jax.anatomy import NOT_SCALING, PASSING, Part, mismatch, take_apart
 from rmsprop_jax.checks import check_range
-from rmsprop_jax.precision import widen
-from rmsprop_jax.storage import store, unpack
+from rmsprop_jax.precision import widen_leaf
+from rmsprop_jax.storage import StoreState, store, unpack
+from rmsprop_jax.storage.wrapper import extremes_of_parameters
 from rmsprop_jax.transform import NumeratorState, RmsState, scale_by_rms
 
 __all__ = ["Report", "effective_learning_rate", "learning_rate", "report"]
@@ -41,6 +46,12 @@ class Report(NamedTuple):
       update_ratio: for each parameter by its name, the norm of its update over its own.
       nonfinite: for each parameter by its name, how many numbers are infinite or NaN: in its
         averages, and in itself and in its update if they were given.
+      stored: for each parameter by its name whose accumulators `storage.store` keeps, the shares of
+        their numbers that are 0, as `"zero"` (too small for the format, or 0), and that are the
+        largest of the format, as `"largest"`.
+
+    With `by`, parameters are groups of parameters, and all numbers are those of the group as if it
+    were one array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,6 +66,7 @@ class Report(NamedTuple):
     effective_learning_rate: dict[str, dict[str, Any]]
     update_ratio: dict[str, Any]
     nonfinite: dict[str, Any]
+    stored: dict[str, dict[str, Any]]
 
     def scalars(self) -> dict[str, float]:
         """All numbers by flat names, such as `"effective_learning_rate/dense/kernel/p50"`."""
@@ -63,7 +75,24 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         """A table with a row for each parameter."""
-        rate, effective, ratio, nonfinite = jax.tree.map(float, jax.device_get(self))
+        columns = self._columns()
+        widths = [max(map(len, column)) for column in columns]
+        rows = [
+            [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+            for row in zip(*columns, strict=True)
+        ]
+        return "\n".join("  ".join([row[0].strip().ljust(widths[0]), *row[1:]]) for row in rows)
+
+    def _repr_html_(self) -> str:
+        """The table as notebooks show it."""
+        header, *rows = zip(*self._columns(), strict=True)
+        line = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        lines = [line("th", header), *(line("td", row) for row in rows)]
+        return f"<table>{''.join(f'<tr>{cells}</tr>' for cells in lines)}</table>"
+
+    def _columns(self) -> list[list[str]]:
+        """The columns of the table, the names of the parameters first."""
+        rate, effective, ratio, nonfinite, stored = jax.tree.map(float, jax.device_get(self))
         rates = rate if isinstance(rate, dict) else dict.fromkeys(effective, rate)
         columns = {"learning rate": (rates, ".3g")}
         keys = next(iter(effective.values()), {}).keys() - {"eps_share"}  # in any order, from jit
@@ -71,14 +100,14 @@ class Report(NamedTuple):
             form = ".1%" if key == "eps_share" else ".3g"
             columns[key] = ({name: numbers[key] for name, numbers in effective.items()}, form)
         columns |= {"update_ratio": (ratio, ".3g"), "nonfinite": (nonfinite, ".0f")}
+        for key in ("zero", "largest") if stored else ():
+            numbers = {name: numbers[key] for name, numbers in stored.items()}
+            columns[f"stored_as_{key}"] = (numbers, ".1%")
         table = [["", *nonfinite]]
         for title, (numbers, form) in columns.items():
             cells = [format(numbers[k], form) if k in numbers else "-" for k in nonfinite]
             table.append([title.replace("_", " "), *cells])
-        names, *others = [(column, max(map(len, column))) for column in table]
-        padded = [[cell.ljust(names[1]) for cell in names[0]]]
-        padded += [[cell.rjust(width) for cell in column] for column, width in others]
-        return "\n".join("  ".join(row) for row in zip(*padded, strict=True))
+        return table
 
 
 def report(
@@ -88,6 +117,7 @@ def report(
     updates: optax.Updates | None = None,
     *,
     quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+    by: int | Callable[[str], str] | None = None,
 ) -> Report:
     """Tells all that this module knows about an optimizer.
 
@@ -97,13 +127,16 @@ def report(
       params: the parameters, if they shall be looked at.
       updates: what the update came to, if it shall be looked at; with params, also their ratio.
       quantiles: of the effective learning rates, each in [0, 1].
+      by: what to put together. A number is how many parts of a name count: with `by=1`,
+        `"dense/kernel"` and `"dense/bias"` are `"dense"`. Or a function from the name of a
+        parameter to that of its group. `None` leaves them apart.
 
     Returns:
       A `Report`. The names of parameters are their paths, such as `"dense/kernel"`; an array that
       is in no tree is called `"params"`.
 
     Raises:
-      ValueError: as from `learning_rate`, and for a quantile out of its range.
+      ValueError: as from `learning_rate`, for a quantile out of its range, and for a `by` below 1.
 
     Example:
       >>> import jax.numpy as jnp, rmsprop_jax
@@ -116,14 +149,16 @@ def report(
       b            0.1    nan    nan   nan       0.0%           nan          2
       w            0.1  0.476  0.909  6.67      25.0%        0.0788          0
     """
+    group = _grouping(by)
     found = _find(tx, opt_state)
     averages = [_named(average) for rms in found for average in (rms.nu, rms.mu)]
     arrays, steps = _named(params), _named(updates)
     return Report(
-        learning_rate=_rates(found),
-        effective_learning_rate=_effective_rates(found, quantiles),
-        update_ratio=_ratios(steps, arrays),
-        nonfinite=_count_nonfinite([*averages, arrays, steps]),
+        learning_rate=_rates(found, group),
+        effective_learning_rate=_effective_rates(found, quantiles, group),
+        update_ratio=_ratios(_together([steps], group, arrays), _together([arrays], group, steps)),
+        nonfinite=_count_nonfinite(_together([*averages, arrays, steps], group)),
+        stored=_stored(take_apart(tx, _plain(opt_state)), group),
     )
 
 
@@ -209,10 +244,10 @@ class _Rms(NamedTuple):
     mu: Any
     factor: Any = 1.0
 
-    def times(self, factor: Any) -> "_Rms":
+    def times(self, factor: Any) -> _Rms:
         return self._replace(factor=self.factor * factor)
 
-    def of(self, mask: Callable[[Any], bool], value: bool = True) -> "_Rms":
+    def of(self, mask: Callable[[Any], bool], value: bool = True) -> _Rms:
         """The same for the parameters for whose paths a mask has a value."""
         choose = lambda path, x: x if mask(path) is value else optax.MaskedNode()
         nu, mu = (jax.tree.map_with_path(choose, tree) for tree in (self.nu, self.mu))
@@ -329,80 +364,136 @@ _FACTORS: dict[Any, Callable[[Part], Any]] = {
 }
 
 
-def _rates(found: list[_Rms]) -> Any:
+def _grouping(by: Any) -> Callable[[str], str]:
+    """The function from names of parameters to those of groups."""
+    if by is None:
+        return lambda name: name
+    if callable(by):
+        return by
+    if not isinstance(by, int) or isinstance(by, bool) or by < 1:
+        raise ValueError(f"by={by!r} is neither a function nor a number of at least 1.")
+    return lambda name: "/".join(name.split("/")[:by])
+
+
+def _together(
+    trees: Sequence[dict[str, Any]], group: Callable[[str], str], also_in: Any = None
+) -> dict[str, list[Any]]:
+    """What is named in some dictionaries, group by group; in another dictionary, too, if given."""
+    groups: dict[str, list[Any]] = collections.defaultdict(list)
+    for tree in trees:
+        for name, x in tree.items():
+            if also_in is None or name in also_in:
+                groups[group(name)].append(x)
+    return dict(groups)
+
+
+def _rates(found: list[_Rms], group: Callable[[str], str] = lambda name: name) -> Any:
     rates = [-jnp.asarray(rms.factor) for rms in found]
     if len(rates) == 1:
         return rates[0]
-    return {k: rate for rms, rate in zip(found, rates, strict=True) for k in _named(rms.nu)}
+    of_names = [dict.fromkeys(_named(rms.nu), i) for i, rms in enumerate(found)]
+    # A group in which there are several has none.
+    groups = {name: set(which) for name, which in _together(of_names, group).items()}
+    return {name: rates[which.pop()] for name, which in groups.items() if len(which) == 1}
 
 
-def _effective_rates(found: list[_Rms], quantiles: Sequence[float]) -> dict[str, dict[str, Any]]:
+def _effective_rates(
+    found: list[_Rms],
+    quantiles: Sequence[float],
+    group: Callable[[str], str] = lambda name: name,
+) -> dict[str, dict[str, Any]]:
     for q in quantiles:
         check_range("quantiles", q, upper=1.0)
-    rates = {}
+    averages = []
     for rms in found:
         eps, root, least = (rms.arguments[k] for k in ("eps", "eps_root", "least_root"))
-        places = (0.0, eps, least) if rms.arguments["eps_in_sqrt"] else (eps, root, least)
-        rates |= _divide(-rms.factor, _named(rms.nu), places, tuple(quantiles))
-    return rates
+        places = (eps, 0.0, least) if rms.arguments["eps_in_sqrt"] else (root, eps, least)
+        numbers = (-rms.factor, *places)
+        averages.append({name: (nu, *numbers) for name, nu in _named(rms.nu).items()})
+    return _divide(_together(averages, group), tuple(quantiles))
 
 
-@functools.partial(jax.jit, static_argnames=("quantiles",))
-def _divide(rate, nus, places, quantiles):
-    """The rate over the denominators, in quantiles; and the shares of eps, wherever it is."""
+@functools.partial(jax.jit, static_argnames="quantiles")
+def _divide(groups, quantiles):
+    """The rates over the denominators, in quantiles; and the shares of eps, wherever it is."""
 
-    def of(nu):
-        eps, eps_root, least = (jnp.asarray(x, nu.dtype) for x in places)
-        root = jnp.sqrt(nu + eps_root)
-        denominator = jnp.maximum(root, least) + eps
-        dominates = (eps_root > nu) | (least > root) | (eps > jnp.maximum(root, least))
+    def of(nu, *numbers):
+        rate, inside, outside, least = (jnp.asarray(x, nu.dtype) for x in numbers)
+        root = jnp.sqrt(nu + inside)
+        most = jnp.maximum(root, least)
+        denominator = most + outside
         inverse = jnp.where(denominator == 0, 0.0, 1 / denominator)  # since 0/0 is 0
-        rates = jnp.asarray(rate, nu.dtype) * _quantiles(inverse, quantiles)
-        numbers = {f"p{100 * q:g}": rates[i] for i, q in enumerate(quantiles)}
-        return {**numbers, "eps_share": jnp.mean(dominates)}
+        dominated = (inside > nu) | (least > root) | (outside > most)
+        return jnp.abs(rate) * inverse, jnp.sum(dominated), jnp.sign(rate)
 
-    return {name: of(nu) for name, nu in nus.items()}
+    numbers = {}
+    for name, rows in groups.items():
+        rates, dominated, signs = zip(*(of(*row) for row in rows), strict=True)
+        dtype = jnp.result_type(*rates)
+        found = signs[0] * _quantiles([x.astype(dtype) for x in rates], quantiles)
+        share = sum(dominated) / sum(x.size for x in rates)
+        numbers[name] = {f"p{100 * q:g}": found[i] for i, q in enumerate(quantiles)}
+        numbers[name]["eps_share"] = share
+    return numbers
 
 
-def _quantiles(x: jax.Array, quantiles: Sequence[float]) -> jax.Array:
-    """The elements of x, all of them 0 or more, that have the ranks ceil(q size).
+def _stored(whole: Part, group: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """The shares of the numbers that the formats of `storage.store` had no place for."""
+    found = []
+    for part in whole.walk():
+        if part.factory is store and isinstance(part.state, StoreState):
+            ends = extremes_of_parameters(part.state, **part.arguments["formats"])
+            found += [{_name(path) or "params": x} for path, x in ends]
+    shares = {}
+    for name, ends in _together(found, group).items():
+        size = max(1, sum(x.size for x in ends))
+        shares[name] = {
+            key: sum(getattr(x, key) for x in ends) / size for key in ("zero", "largest")
+        }
+    return shares
+
+
+def _quantiles(xs: Sequence[jax.Array], quantiles: Sequence[float]) -> jax.Array:
+    """The elements of some arrays, all of them 0 or more, that have the ranks ceil(q size).
 
     Read as integers, such floats have the same order. Bisecting these takes 32 passes for float32,
     no memory, and works on any sharding, where sorting would gather the array on each device.
     """
-    bits = jnp.finfo(x.dtype).bits
-    order = jax.lax.bitcast_convert_type(x, f"uint{bits}")
-    ranks = jnp.array([max(1, math.ceil(q * x.size)) for q in quantiles], jnp.int32)
+    dtype, size = xs[0].dtype, sum(x.size for x in xs)
+    bits = jnp.finfo(dtype).bits
+    orders = [jax.lax.bitcast_convert_type(x, f"uint{bits}") for x in xs]
+    ranks = jnp.array([max(1, math.ceil(q * size)) for q in quantiles], jnp.int32)
 
     def halve(_, bounds):
         low, high = bounds
         middle = low + (high - low) // 2
-        enough = jax.vmap(lambda m: jnp.sum(order <= m, dtype=jnp.int32))(middle) >= ranks
+        count = lambda m: sum(jnp.sum(order <= m, dtype=jnp.int32) for order in orders)
+        enough = jax.vmap(count)(middle) >= ranks
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
     bounds = (
-        jnp.zeros(ranks.shape, order.dtype),
-        jnp.full(ranks.shape, 2 ** (bits - 1) - 1, order.dtype),
+        jnp.zeros(ranks.shape, orders[0].dtype),
+        jnp.full(ranks.shape, 2 ** (bits - 1) - 1, orders[0].dtype),
     )
-    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, bits, halve, bounds)[0], x.dtype)
+    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, bits, halve, bounds)[0], dtype)
 
 
 @jax.jit
 def _ratios(updates, params):
-    def ratio(update, param):
-        above, below = (jnp.sqrt(jnp.sum(jnp.abs(x) ** 2)) for x in widen((update, param)))
+    def norm(xs):
+        return jnp.sqrt(sum(jnp.sum(jnp.abs(widen_leaf(x)) ** 2) for x in xs))
+
+    def ratio(above, below):
         return jnp.where(above == 0, 0.0, above / below)  # 0/0 is 0
 
     with jax.numpy_dtype_promotion("standard"):
-        return {k: ratio(u, params[k]) for k, u in updates.items() if k in params}
+        return {k: ratio(norm(us), norm(params[k])) for k, us in updates.items()}
 
 
 @jax.jit
-def _count_nonfinite(trees):
-    counts = {}
-    for name, x in (item for tree in trees for item in tree.items()):
-        counts[name] = counts.get(name, 0) + jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
-    return counts
+def _count_nonfinite(groups):
+    count = lambda x: jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
+    return {name: sum(map(count, xs)) for name, xs in groups.items()}
 
 
 def _named(tree: Any) -> dict[str, jax.Array]:

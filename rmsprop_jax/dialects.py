@@ -20,7 +20,9 @@ Yours isn't here by its name? `find("r torch")` knows many more, and the call fo
 
 What a dialect returns is an `optax.GradientTransformationExtraArgs`, whose updates have the shapes
 and dtypes of the gradients. It raises ValueError for a number out of its range and for an array
-that is no scalar, and TypeError for a number that is none.
+that is not a scalar, for arguments that exclude each other, and for one that "must be" something
+else: what that does is a part of its own in Optax, which the error names. It raises TypeError for
+what is not a number.
 """
 
 from rmsprop_jax.frameworks.atlas import find as find

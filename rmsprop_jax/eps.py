@@ -1,4 +1,6 @@
-"""eps, moved from one side of the square root to the other."""
+"""Translates an eps added outside of the square root to one added under it, and back."""
+
+from __future__ import annotations
 
 import math
 from typing import NamedTuple
@@ -26,7 +28,7 @@ class EpsConversion(NamedTuple):
 
 
 def convert_eps(eps: float, *, into_sqrt: bool, at: float = 0.0) -> EpsConversion:
-    """Moves eps from one side of the square root to the other.
+    """Translates an eps added outside of the square root to one added under it, or back.
 
     The two denominators, sqrt(nu) + eps outside and sqrt(nu + eps) inside, can agree for one value
     of sqrt(nu) only. For all others the steps change, by the factors that come with the answer.
@@ -43,7 +45,7 @@ def convert_eps(eps: float, *, into_sqrt: bool, at: float = 0.0) -> EpsConversio
 
     Raises:
       ValueError: for a number out of its range.
-      TypeError: for an argument that is no number.
+      TypeError: for an argument that is not a number.
 
     Example:
       >>> from rmsprop_jax import convert_eps

@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any, TypeVar
 
+import jax
 import optax
 from jax import export
 
@@ -20,8 +21,12 @@ def exportable(state: _T, package: str = "rmsprop_jax") -> _T:
 
 
 # Those of Optax stand in the states of this library's chains, and are registered by nobody else.
+# That of a scheduled decay has no public name.
+_decaying = jax.eval_shape(optax.add_decayed_weights(optax.constant_schedule(0.0)).init, None)
 for _state in (
+    type(_decaying),
     optax.EmptyState,
+    optax.MaskedNode,
     optax.MaskedState,
     optax.ScaleByScheduleState,
     optax.TraceState,

@@ -1,5 +1,7 @@
 """The textbook RMSProp as one `optax.chain`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax
@@ -63,7 +65,7 @@ def rmsprop(
     Raises:
       ValueError: for a number out of its range, `nesterov` without `momentum`, and `mask` without
         `weight_decay`.
-      TypeError: for a hyperparameter that is no number.
+      TypeError: for a hyperparameter that is not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, rmsprop_jax

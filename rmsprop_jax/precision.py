@@ -70,8 +70,9 @@ def _with_casts(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         check_gradients(updates, params)
-        new_updates, new_state = _run(inside, updates, state, params)
-        return _like_gradients(new_updates, updates), _like_state(new_state, state)
+        with jax.named_scope("rmsprop"):  # what profiles show it as
+            new_updates, new_state = _run(inside, updates, state, params)
+            return _like_gradients(new_updates, updates), _like_state(new_state, state)
 
     tx = optax.GradientTransformationExtraArgs(init, update)
     return attach(tx, Record(public, {}, (inside,)))

@@ -3,12 +3,28 @@
 A recipe is one call of a dialect, with the clipping of gradients and the schedule of the learning
 rate that belong to the source's optimizer step. Its numbers were read in the files that its
 docstring names; where the source is a paper or a lecture, the docstring says what the numbers were
-checked against. To change a number, call the dialect yourself: the body of a recipe is short enough
-to copy.
+checked against.
 
-Schedules are functions of the number of updates made, 0 at the first one.
+The numbers of the source are the defaults of the arguments, so that a signature shows them. To
+change some, name them: `recipes.dqn_nature(learning_rate=1e-4, eps=0.1)`. All recipes have the same
+names for them:
+
+- `learning_rate`: 0 or more. Where the source has a schedule, it scales that; your own schedule
+  takes its place. Schedules are functions of the number of updates made, 0 at the first one.
+- `decay`: rate of the averages, in [0, 1).
+- `eps`: added to the root or under it, as in the update that the docstring shows; 0 or more.
+- `momentum`: rate of the velocity, 0 or more.
+- `max_norm`: the largest norm of all gradients together, more than 0; longer ones are shortened.
+
+Every recipe returns an `optax.GradientTransformationExtraArgs`, whose updates have the shapes and
+dtypes of the gradients. It raises a `ValueError` for a number out of its range, and a `TypeError`
+for what is not a number.
 """
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +33,14 @@ import optax
 from jax.typing import ArrayLike
 
 from rmsprop_jax import clipping, dialects
-from rmsprop_jax.checks import check_nonnegative, check_rate
+from rmsprop_jax.checks import (
+    check_fraction,
+    check_nonnegative,
+    check_optional,
+    check_positive,
+    check_rate,
+)
+from rmsprop_jax.cli import Parser, did_you_mean
 from rmsprop_jax.precision import chain, public
 
 __all__ = [
@@ -35,7 +58,9 @@ __all__ = [
 ]
 
 
-def hinton2012(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+def hinton2012(
+    learning_rate: optax.ScalarOrSchedule, *, decay: ArrayLike = 0.9, eps: ArrayLike = 0.0
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp as Hinton introduced it, in lecture 6e of 2012.
 
     The update of a weight w with gradient g:
@@ -48,15 +73,12 @@ def hinton2012(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransform
     the first step is sqrt(10) learning rates long).
 
     Args:
-      learning_rate: 0 or more; or a schedule.
+      learning_rate: a number or a schedule.
+      decay: 0.9 on the slide.
+      eps: outside of the root.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a number out of its range.
-      TypeError: for a number that is none.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,11 +92,17 @@ def hinton2012(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransform
     References:
       https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
     """
-    check_rate(learning_rate=learning_rate)
-    return dialects.pytorch(learning_rate, alpha=0.9, eps=0.0)
+    _check(learning_rate, decay, eps)
+    return dialects.pytorch(learning_rate, alpha=decay, eps=eps)
 
 
-def graves2013() -> optax.GradientTransformationExtraArgs:
+def graves2013(
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    decay: ArrayLike = 0.95,
+    momentum: ArrayLike = 0.9,
+    eps: ArrayLike = 1e-4,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of Graves (2013), which generated handwriting; the first centered one.
 
     The update of a weight w with gradient e, equations 38 to 45 of the paper:
@@ -90,9 +118,14 @@ def graves2013() -> optax.GradientTransformationExtraArgs:
 
     Not part of the optimizer: the paper clips derivatives inside its networks.
 
+    Args:
+      learning_rate: a number or a schedule.
+      decay: of both averages.
+      momentum: rate of delta.
+      eps: under the root.
+
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,10 +141,17 @@ def graves2013() -> optax.GradientTransformationExtraArgs:
 
       https://github.com/chainer/chainer/blob/master/chainer/optimizers/rmsprop_graves.py
     """
-    return dialects.graves(lr=1e-4, alpha=0.95, momentum=0.9, eps=1e-4)
+    _check(learning_rate, decay, eps, momentum=momentum)
+    return dialects.graves(learning_rate, alpha=decay, momentum=momentum, eps=eps)
 
 
-def dqn_nature(averaged_over: int = 1) -> optax.GradientTransformationExtraArgs:
+def dqn_nature(
+    averaged_over: int = 1,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 0.00025,
+    decay: ArrayLike = 0.95,
+    eps: ArrayLike = 0.01,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of DQN on Atari in Nature (Mnih et al., 2015).
 
     The update of a weight w, the gradient dw being summed over the minibatch:
@@ -135,15 +175,14 @@ def dqn_nature(averaged_over: int = 1) -> optax.GradientTransformationExtraArgs:
 
     Args:
       averaged_over: the batch size, if your loss is a mean over the minibatch, not a sum. The
-        source sums; a mean makes gradients smaller, and eps has to follow: it is 0.01 /
+        source sums; a mean makes gradients smaller, and eps has to follow: it is divided by
         averaged_over^2. dqn_zoo does so, where `optimizer_epsilon` is 0.01 / 32**2.
+      learning_rate: a number or a schedule.
+      decay: of both averages.
+      eps: under the root, for summed gradients.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for an averaged_over that is no positive integer.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,12 +204,19 @@ def dqn_nature(averaged_over: int = 1) -> optax.GradientTransformationExtraArgs:
       https://github.com/google-deepmind/dqn_zoo/blob/master/dqn_zoo/dqn/run_atari.py
     """
     _check_counts(averaged_over=averaged_over)
-    return dialects.graves(lr=0.00025, alpha=0.95, momentum=0, eps=0.01 / averaged_over**2)
+    _check(learning_rate, decay, eps)
+    return dialects.graves(learning_rate, alpha=decay, momentum=0, eps=eps / averaged_over**2)
 
 
 @public
 def a3c(
-    learning_rate: ArrayLike, total_steps: int, t_max: int = 5
+    learning_rate: optax.ScalarOrSchedule,
+    total_steps: int,
+    t_max: int = 5,
+    *,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 0.1,
+    max_norm: ArrayLike = 40.0,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp of A3C on Atari (Mnih et al., 2016).
 
@@ -196,21 +242,19 @@ def a3c(
     are clipped to [-1, 1]; the gradient of the value loss is halved.
 
     Args:
-      learning_rate: at the start, 0 or more. The paper sampled it from 1e-4 to 1e-2,
+      learning_rate: at the start, or a schedule instead. The paper sampled it from 1e-4 to 1e-2,
         log-uniformly; 7e-4 was about the best.
       total_steps: steps in the environment of all workers together, after which the learning rate
         is 0; more than 0. The reproductions have 8e7, the 320 million frames of the paper's one
         day.
       t_max: steps per update, more than 0: 5 in the reproductions, and 20 in the authors' e-mail to
         async_deep_reinforce. Where episodes end sooner, the sources' learning rate falls later.
+      decay: of the average of squares.
+      eps: under the root.
+      max_norm: of all gradients together.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a number out of its range, and for steps that are no positive integers.
-      TypeError: for a learning_rate that is no number.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -234,16 +278,23 @@ def a3c(
 
       https://github.com/pfnet/pfrl/blob/master/examples/atari/reproduction/a3c/train_a3c.py
     """
-    check_nonnegative(learning_rate=learning_rate)
+    _check(learning_rate, decay, eps, max_norm=max_norm)
     _check_counts(total_steps=total_steps, t_max=t_max)
-    rate = _line(learning_rate, 0.0, total_steps / t_max)
-    rms = dialects.sonnet(rate, decay=0.99, epsilon=0.1)
-    return chain(clipping.clip_by_global_norm(40.0), rms)
+    rate = _scheduled(learning_rate, lambda start: _line(start, 0.0, total_steps / t_max))
+    rms = dialects.sonnet(rate, decay=decay, epsilon=eps)
+    return chain(clipping.clip_by_global_norm(max_norm), rms)
 
 
 @public
 def impala_torchbeast(
-    total_steps: int, unroll_length: int = 80, batch_size: int = 8
+    total_steps: int,
+    unroll_length: int = 80,
+    batch_size: int = 8,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 0.00048,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 0.01,
+    max_norm: ArrayLike = 40.0,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp of IMPALA on Atari, as in TorchBeast.
 
@@ -267,13 +318,13 @@ def impala_torchbeast(
         the flag `--total_steps`.
       unroll_length: the flag of that name, steps of each rollout, more than 0.
       batch_size: the flag of that name, rollouts per update, more than 0.
+      learning_rate: at the start, or a schedule instead.
+      decay: of the average of squares.
+      eps: outside of the root.
+      max_norm: of all gradients together.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for an argument that is no positive integer.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -290,12 +341,22 @@ def impala_torchbeast(
       https://github.com/facebookresearch/torchbeast/blob/main/torchbeast/monobeast.py
     """
     _check_counts(total_steps=total_steps, unroll_length=unroll_length, batch_size=batch_size)
-    rate = _line(0.00048, 0.0, total_steps / (unroll_length * batch_size))
-    return chain(clipping.clip_by_torch_norm(40.0), dialects.pytorch(rate, alpha=0.99, eps=0.01))
+    _check(learning_rate, decay, eps, max_norm=max_norm)
+    steps = total_steps / (unroll_length * batch_size)
+    rate = _scheduled(learning_rate, lambda start: _line(start, 0.0, steps))
+    return chain(
+        clipping.clip_by_torch_norm(max_norm), dialects.pytorch(rate, alpha=decay, eps=eps)
+    )
 
 
 @public
-def pymarl() -> optax.GradientTransformationExtraArgs:
+def pymarl(
+    learning_rate: optax.ScalarOrSchedule = 0.0005,
+    *,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 1e-5,
+    max_norm: ArrayLike = 10.0,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of QMIX and VDN on StarCraft, as in PyMARL.
 
     The update of the parameters p with gradient g:
@@ -311,9 +372,14 @@ def pymarl() -> optax.GradientTransformationExtraArgs:
     Not part of the optimizer: the loss is a mean over the steps that aren't padding; the agents and
     the mixer are clipped and updated together.
 
+    Args:
+      learning_rate: a number or a schedule.
+      decay: of the average of squares.
+      eps: outside of the root.
+      max_norm: of all gradients together.
+
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -329,12 +395,19 @@ def pymarl() -> optax.GradientTransformationExtraArgs:
 
       https://github.com/oxwhirl/pymarl/blob/master/src/config/default.yaml
     """
-    return chain(clipping.clip_by_torch_norm(10.0), dialects.pytorch(0.0005, alpha=0.99, eps=1e-5))
+    _check(learning_rate, decay, eps, max_norm=max_norm)
+    rms = dialects.pytorch(learning_rate, alpha=decay, eps=eps)
+    return chain(clipping.clip_by_torch_norm(max_norm), rms)
 
 
 @public
 def a2c_stable_baselines(
-    learning_rate: optax.ScalarOrSchedule = 7e-4, *, tf_like: bool = False
+    learning_rate: optax.ScalarOrSchedule = 7e-4,
+    *,
+    tf_like: bool = False,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 1e-5,
+    max_norm: ArrayLike = 0.5,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp of A2C in Stable-Baselines3.
 
@@ -353,17 +426,15 @@ def a2c_stable_baselines(
     Not part of the optimizer: losses are means over the rollout.
 
     Args:
-      learning_rate: 0 or more; or a schedule. The default is constant; the zoo's `lin_7e-4`, for
+      learning_rate: a number or a schedule. The default is constant; the zoo's `lin_7e-4`, for
         continuous control, is `optax.linear_schedule(7e-4, 0.0, updates)`.
       tf_like: follow TensorFlow's RMSProp, as above.
+      decay: of the average of squares.
+      eps: outside of the root; under it if tf_like.
+      max_norm: of all gradients together.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a number out of its range.
-      TypeError: for a number that is none.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -381,13 +452,22 @@ def a2c_stable_baselines(
 
       https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/hyperparams/a2c.yml
     """
-    check_rate(learning_rate=learning_rate)
+    _check(learning_rate, decay, eps, max_norm=max_norm)
     dialect = dialects.stable_baselines3 if tf_like else dialects.pytorch
-    return chain(clipping.clip_by_torch_norm(0.5), dialect(learning_rate, alpha=0.99, eps=1e-5))
+    rms = dialect(learning_rate, alpha=decay, eps=eps)
+    return chain(clipping.clip_by_torch_norm(max_norm), rms)
 
 
 @public
-def efficientnet(steps_per_epoch: float, batch_size: int) -> optax.GradientTransformationExtraArgs:
+def efficientnet(
+    steps_per_epoch: float,
+    batch_size: int,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 0.016,
+    decay: ArrayLike = 0.9,
+    momentum: ArrayLike = 0.9,
+    eps: ArrayLike = 0.001,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of EfficientNet on ImageNet (Tan and Le, 2019).
 
     The update number n (from 0) of a variable p with gradient g:
@@ -413,15 +493,13 @@ def efficientnet(steps_per_epoch: float, batch_size: int) -> optax.GradientTrans
       steps_per_epoch: updates per epoch, at least 0.5; in the source the quotient 1281167 /
         batch_size, which need not be whole.
       batch_size: of all devices together, more than 0: 2048 in the source.
+      learning_rate: for a batch of 256, before the schedule; or a schedule instead.
+      decay: of the average of squares.
+      momentum: rate of mom.
+      eps: under the root.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a steps_per_epoch of less than 0.5, and a batch_size that is no positive
-        integer.
-      TypeError: for a steps_per_epoch that is no number.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -442,13 +520,25 @@ def efficientnet(steps_per_epoch: float, batch_size: int) -> optax.GradientTrans
     """
     _check_steps_per_epoch(steps_per_epoch)
     _check_counts(batch_size=batch_size)
-    peak, warmup = 0.016 * batch_size / 256, int(5 * steps_per_epoch)
-    rate = _warm_up(0.0, peak, warmup, _staircase(peak, 2.4 * steps_per_epoch, 0.97))
-    return dialects.tensorflow1(rate, decay=0.9, momentum=0.9, epsilon=0.001)
+    _check(learning_rate, decay, eps, momentum=momentum)
+
+    def schedule(base):
+        peak, warmup = base * batch_size / 256, int(5 * steps_per_epoch)
+        return _warm_up(0.0, peak, warmup, _staircase(peak, 2.4 * steps_per_epoch, 0.97))
+
+    rate = _scheduled(learning_rate, schedule)
+    return dialects.tensorflow1(rate, decay=decay, momentum=momentum, epsilon=eps)
 
 
 @public
-def mobilenet_v3(steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+def mobilenet_v3(
+    steps_per_epoch: int,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 0.01,
+    decay: ArrayLike = 0.9,
+    momentum: ArrayLike = 0.9,
+    eps: ArrayLike = 0.002,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of MobileNetV3 on ImageNet, as in TensorFlow's Model Garden.
 
     The update number n (from 0) of a variable p with gradient g, for batches of 4096:
@@ -477,13 +567,13 @@ def mobilenet_v3(steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     Args:
       steps_per_epoch: updates per epoch, more than 0: 312 in the source. The source doesn't scale
         its learning rates with the batch.
+      learning_rate: before the decay, to which the warm-up rises from 0.001; or a schedule instead.
+      decay: of the average of squares.
+      momentum: rate of m.
+      eps: under the root.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a steps_per_epoch that is no positive integer.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -504,13 +594,25 @@ def mobilenet_v3(steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
       https://github.com/tensorflow/models/blob/master/official/modeling/optimization/lr_schedule.py
     """
     _check_counts(steps_per_epoch=steps_per_epoch)
-    decay = _staircase(0.01, 3 * steps_per_epoch, 0.99)
-    rate = _warm_up(0.001, 0.01 * 0.99, 5 * steps_per_epoch, decay)
-    return dialects.tf_keras_legacy(rate, rho=0.9, momentum=0.9, epsilon=0.002)
+    _check(learning_rate, decay, eps, momentum=momentum)
+
+    def schedule(base):
+        falling = _staircase(base, 3 * steps_per_epoch, 0.99)
+        return _warm_up(0.001, base * 0.99, 5 * steps_per_epoch, falling)
+
+    rate = _scheduled(learning_rate, schedule)
+    return dialects.tf_keras_legacy(rate, rho=decay, momentum=momentum, epsilon=eps)
 
 
 @public
-def inception_v3(steps_per_epoch: float) -> optax.GradientTransformationExtraArgs:
+def inception_v3(
+    steps_per_epoch: float,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 0.045,
+    decay: ArrayLike = 0.9,
+    momentum: ArrayLike = 0.9,
+    eps: ArrayLike = 1.0,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of Inception v3 on ImageNet (Szegedy et al., 2015), trained on many replicas.
 
     The update number n (from 0) of a variable p with gradient g:
@@ -535,14 +637,13 @@ def inception_v3(steps_per_epoch: float) -> optax.GradientTransformationExtraArg
       steps_per_epoch: updates per epoch, those of all replicas together being one; at least 0.5.
         The source divides the images by the batch size and by the replicas, and the quotient need
         not be whole.
+      learning_rate: at the start, or a schedule instead.
+      decay: of the average of squares.
+      momentum: rate of mom.
+      eps: under the root.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients.
-
-    Raises:
-      ValueError: for a steps_per_epoch of less than 0.5.
-      TypeError: for a steps_per_epoch that is no number.
+      A transformation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -561,12 +662,20 @@ def inception_v3(steps_per_epoch: float) -> optax.GradientTransformationExtraArg
       https://github.com/tensorflow/models/blob/b002a401820d5f721e3ae77ed96dc8815dd60ee2/research/inception/inception/inception_train.py
     """
     _check_steps_per_epoch(steps_per_epoch)
-    rate = _staircase(0.045, int(2 * steps_per_epoch), 0.94)
-    return dialects.tensorflow1(rate, decay=0.9, momentum=0.9, epsilon=1.0)
+    _check(learning_rate, decay, eps, momentum=momentum)
+    steps = int(2 * steps_per_epoch)
+    rate = _scheduled(learning_rate, lambda start: _staircase(start, steps, 0.94))
+    return dialects.tensorflow1(rate, decay=decay, momentum=momentum, epsilon=eps)
 
 
 @public
-def dpo() -> optax.GradientTransformationExtraArgs:
+def dpo(
+    learning_rate: optax.ScalarOrSchedule = 5e-7,
+    *,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 1e-8,
+    max_norm: ArrayLike = 10.0,
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp of direct preference optimization (Rafailov et al., 2023).
 
     The update number n (from 0) of the parameters p with gradient g:
@@ -585,9 +694,14 @@ def dpo() -> optax.GradientTransformationExtraArgs:
     Not part of the optimizer: the loss is a mean over the pairs of a batch. The supervised
     fine-tuning before it uses the same optimizer.
 
+    Args:
+      learning_rate: after the warm-up, or a schedule instead.
+      decay: of the average of squares.
+      eps: outside of the root.
+      max_norm: of all gradients together.
+
     Returns:
-      An `optax.GradientTransformationExtraArgs`; updates have the shapes and dtypes of the
-      gradients. Parameters in bfloat16 can't take such small steps: keep a float32 copy.
+      A transformation. Parameters in bfloat16 can't take such small steps: keep a float32 copy.
 
     Example:
       >>> import jax.numpy as jnp
@@ -605,25 +719,61 @@ def dpo() -> optax.GradientTransformationExtraArgs:
 
       https://github.com/eric-mitchell/direct-preference-optimization/blob/main/trainers.py
     """
-    rate = _line(5e-7 / 151, 5e-7, 150)
-    return chain(clipping.clip_by_torch_norm(10.0), dialects.pytorch(rate, alpha=0.99, eps=1e-8))
+    _check(learning_rate, decay, eps, max_norm=max_norm)
+    rate = _scheduled(learning_rate, lambda peak: _line(peak / 151, peak, 150))
+    return chain(
+        clipping.clip_by_torch_norm(max_norm), dialects.pytorch(rate, alpha=decay, eps=eps)
+    )
 
 
-def _line(start: Any, stop: float, steps: float) -> optax.Schedule:
+def main(args: Sequence[str]) -> None:
+    """The command `rmsprop-jax recipes`."""
+    parser = Parser("rmsprop-jax recipes", description="Settings of RMSProp, with their sources.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print all about one recipe")
+    name = parser.parse_args(args).name
+    if name is None:
+        width = max(map(len, __all__))
+        for recipe in __all__:
+            first = (inspect.getdoc(globals()[recipe]) or "").partition("\n")[0]
+            print(f"{recipe:{width}}  {first}")
+    elif name in __all__:
+        print(f"recipes.{name}{inspect.signature(globals()[name])}\n")
+        print(inspect.getdoc(globals()[name]))
+    else:
+        raise ValueError(f"there is no recipe {name}.{did_you_mean(name, __all__)}")
+
+
+def _scheduled(learning_rate: Any, schedule: Callable[[Any], optax.Schedule]) -> Any:
+    """The schedule of the source from a number; a schedule of the user's stays what it is."""
+    return learning_rate if callable(learning_rate) else schedule(learning_rate)
+
+
+def _line(start: Any, stop: Any, steps: float) -> optax.Schedule:
     """From start to stop, and then stop; `steps` need not be whole."""
     # As a float, since Optax divides integers in float32 even if all else is in float64.
     return optax.linear_schedule(start, stop, float(steps))  # type: ignore[arg-type]
 
 
-def _staircase(rate: float, steps: float, factor: float) -> optax.Schedule:
+def _staircase(rate: Any, steps: float, factor: float) -> optax.Schedule:
     """TensorFlow's `exponential_decay` with staircase=True; `steps` need not be whole."""
     return optax.exponential_decay(rate, float(steps), factor, staircase=True)  # type: ignore[arg-type]
 
 
-def _warm_up(start: float, stop: float, steps: int, schedule: optax.Schedule) -> optax.Schedule:
+def _warm_up(start: float, stop: Any, steps: int, schedule: optax.Schedule) -> optax.Schedule:
     """A line for some steps, during which the schedule that follows is counting already."""
     line = _line(start, stop, steps)
     return lambda count: jnp.where(jnp.less(count, steps), line(count), schedule(count))
+
+
+def _check(
+    learning_rate: Any, decay: Any, eps: Any, *, momentum: Any = None, max_norm: Any = None
+) -> None:
+    """Raises for a number out of its range, by the name that it has in all recipes."""
+    check_rate(learning_rate=learning_rate)
+    check_fraction(decay=decay)
+    check_nonnegative(eps=eps)
+    check_optional(momentum=momentum)
+    check_positive(max_norm=max_norm)
 
 
 def _check_steps_per_epoch(steps_per_epoch: float) -> None:

@@ -1,6 +1,5 @@
 """The dialects beside each other, as a table: the command `rmsprop-jax dialects`."""
 
-import argparse
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import optax
 from rmsprop_jax import dialects, parts
 from rmsprop_jax.anatomy import take_apart
 from rmsprop_jax.checks import given
+from rmsprop_jax.cli import Parser
 from rmsprop_jax.transform import scale_by_rms
 
 
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> None:
         "Sets the RMSProps of all frameworks beside each other; or, of one, tells the call that "
         "makes its numbers."
     )
-    parser = argparse.ArgumentParser("rmsprop-jax dialects", description=description)
+    parser = Parser("rmsprop-jax dialects", description=description)
     parser.add_argument(
         "name", nargs="*", help="of a framework or package, as you would type it: jittor, r torch"
     )

@@ -1,5 +1,7 @@
 """The mathematics of RMSProp: one transformation, one state."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any, NamedTuple
@@ -79,7 +81,7 @@ def scale_by_rms(
         nu <- decay nu + (1 - decay) |g|^2                    starting at initial_scale
         update = g / (sqrt(nu) + eps)                         or g / sqrt(nu + eps) if eps_in_sqrt
 
-    If centered, nu is the variance E|g|^2 - |E g|^2 of the same averages. It is found by a
+    If centered, nu is the variance `E|g|^2 - |E g|^2` of the same averages. It is found by a
     recursion of its own, which neither cancels nor goes negative where the difference does both
     (with the old mu on the right of the first line):
 
@@ -130,7 +132,7 @@ def scale_by_rms(
     Raises:
       ValueError: for a number out of its range, for a decay held in less than float32, for
         bias_correction with a schedule, and for eps_root with eps_in_sqrt.
-      TypeError: for a hyperparameter that is no number.
+      TypeError: for a hyperparameter that is not a number.
 
     Example:
       >>> import jax.numpy as jnp, optax, rmsprop_jax
@@ -222,7 +224,7 @@ class _Rate(NamedTuple):
     by_difference: bool | None  # see `_average`; `None` likewise
 
     @classmethod
-    def of(cls, decay: Any) -> "_Rate":
+    def of(cls, decay: Any) -> _Rate:
         """That of a number."""
         if isinstance(decay, jax.Array):
             return cls(decay, None, None)

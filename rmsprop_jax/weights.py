@@ -7,6 +7,8 @@ updates are less than half the distance to the next weight. Two ways around it:
     tx = weights.compensate(rmsprop(1e-3))                   # remembers what rounding took
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

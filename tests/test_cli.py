@@ -1,12 +1,14 @@
 """The command `rmsprop-jax`: which module runs, and what it says when it can't."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 
+import optax
 import pytest
 
-from rmsprop_jax import cli
+from rmsprop_jax import cli, dialects, explain, recipes, rmsprop
 
 
 def run(monkeypatch, *args):
@@ -28,29 +30,51 @@ def test_help(monkeypatch, capsys):
         assert name in out
 
 
-def test_help_needs_no_extra_and_is_fast():
-    """Only what `import rmsprop_jax` itself imports, and nothing of the examples."""
+@pytest.mark.parametrize(
+    ("args", "allowed"),
+    [([], ()), (["--help"], ()), (["--version"], ()), (["mnist", "--help"], ("tyro",))],
+    ids=str,
+)
+def test_help_is_fast(args, allowed):
+    """Nothing is imported that takes time: no JAX, and of the extra the parser at most."""
     code = (
-        "import sys, rmsprop_jax; before = set(sys.modules);"
-        "from rmsprop_jax import cli; sys.argv[1:] = ['--help']\n"
+        "import sys; from rmsprop_jax import cli\n"
         "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"
-        "assert not new & {'flax', 'tyro', 'orbax', 'numpy', 'sklearn', 'tqdm'}, new\n"
-        "assert 'rmsprop_jax.examples' not in sys.modules"
+        "except SystemExit as exit: assert not exit.code, exit.code\n"
+        f"slow = {{'jax', 'numpy', 'optax', *{cli.EXTRA}}} - {{*{allowed}}}\n"
+        "imported = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not imported & slow, imported & slow"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    line = [sys.executable, "-c", code, *args]
+    run = subprocess.run(line, check=True, capture_output=True, text=True)
+    assert ("usage: rmsprop-jax" in run.stdout) == (args != ["--version"])
 
 
-@pytest.mark.parametrize("args", [[], ["mnits"], ["--what"]], ids=str)
-def test_wrong_command(monkeypatch, capsys, args):
+def test_version(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"rmsprop-jax {importlib.metadata.version('rmsprop_jax')}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["mnits"], "there is no command mnits. Did you mean mnist?"),
+        (["what"], "there is no command what.\n"),
+        (["--versoin"], "Did you mean --version?"),
+        (["inspect", "--jsn", "x"], ""),  # an abbreviation is not an error
+        (["inspect", "--jsno", "x"], "Did you mean --json?"),
+        (["mnist", "--batchsize", "3"], "--batch-size INT"),
+    ],
+    ids=str,
+)
+def test_did_you_mean(monkeypatch, capsys, args, meant):
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, *args)
-    assert caught.value.code == 2
-    err = capsys.readouterr().err
-    assert "usage: rmsprop-jax" in err
-    if args == ["mnits"]:
-        assert "'mnist'" in err
+    if meant:
+        assert caught.value.code == 2
+        assert meant in capsys.readouterr().err
 
 
 def test_interrupt(monkeypatch, capsys):
@@ -71,7 +95,9 @@ def test_help_of_command(monkeypatch, capsys, command):
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: rmsprop-jax {command}" in out
-    assert ("--learning-rate" in out) == (command not in ("dialects", "inspect"))
+    trains = cli.COMMANDS[command][0].startswith("trainer")
+    assert ("--learning-rate" in out) == ("--lr " in out) == trains
+    assert "{None}" not in out
 
 
 def test_help_shows_the_defaults_in_force(monkeypatch, capsys):
@@ -82,6 +108,87 @@ def test_help_shows_the_defaults_in_force(monkeypatch, capsys):
     for default in ("(default: 0.9)", "(default: 1e-8)", "(default: 0.001)", "(default: 64)"):
         assert default in out
     assert "(default: None)" not in out
+    assert "BatchNorm and Dropout." in out  # which the source breaks over two lines
+    for group in ("task", "optimizer", "output", "checkpoint", "parallel"):
+        assert f" {group} options " in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mnist --batch-size 0", "--batch-size=0 is out of range"),
+        ("mnist --optimizer adam --momentum 0.5", "--momentum=0.5 .* or take --optimizer=rmsprop"),
+        ("mnist --dataset digits --resume nowhere", "--resume='nowhere' has no checkpoint"),
+        ("sweep --lr 0.1 0.1", "--learning-rate has 0.1 twice"),
+        ("compare --optimizers lion", "--optimizers: 'lion' is none of"),
+        ("linear-regression --lr -1", "--learning-rate=-1.0"),
+        ("a2c --seeds 0", "--seeds=0, --steps=500000"),
+    ],
+)
+def test_errors_name_options_as_the_shell_does(monkeypatch, line, message):
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, *line.split())
+
+
+def test_a_terminal_shows_that_packages_are_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(monkeypatch, "recipes")
+    shown, wiped, rest = capsys.readouterr().err.split("\r")
+    assert shown == "rmsprop-jax recipes: loading ..."
+    assert (wiped, rest) == (" " * len(shown), "")
+
+
+def test_recipes(monkeypatch, capsys):
+    run(monkeypatch, "recipes")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipes.__all__
+    run(monkeypatch, "recipes", "a3c")
+    out = capsys.readouterr().out
+    assert out.startswith("recipes.a3c(learning_rate: ")
+    assert "https://arxiv.org/abs/1602.01783" in out
+    with pytest.raises(SystemExit, match="no recipe dqn"):
+        run(monkeypatch, "recipes", "dqn")
+
+
+@pytest.mark.parametrize(
+    ("text", "tx"),
+    [
+        ("dialects.pytorch(1e-2, momentum=0.9)", lambda: dialects.pytorch(1e-2, momentum=0.9)),
+        ("rmsprop_jax.dialects.keras(clipnorm=1.0)", lambda: dialects.keras(clipnorm=1.0)),
+        ("keras", dialects.keras),
+        ("recipes.pymarl()", recipes.pymarl),
+        ("pymarl", recipes.pymarl),
+        (
+            "optax.chain(optax.clip_by_global_norm(1.0), rmsprop_jax.rmsprop(1e-3))",
+            lambda: optax.chain(optax.clip_by_global_norm(1.0), rmsprop(1e-3)),
+        ),
+    ],
+)
+def test_explain(monkeypatch, capsys, text, tx):
+    run(monkeypatch, "explain", text)
+    assert capsys.readouterr().out == explain(tx()) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dialects.pytoch(1e-2)", "'dialects.pytoch' is not known. Did you mean pytorch?"),
+        ("pytorch(1e-2, momentm=0.9)", "momentm"),
+        ("pytorch(-1.0)", "lr=-1.0"),
+        ("pytorch(", "is no call"),
+        ("1 + 1", "only numbers, strings, and functions of rmsprop_jax and optax"),
+        ("0.1", "is not an optimizer, but float"),
+        ("hinton2012", "learning_rate"),
+        ("__import__('os').system('touch seen')", "is not known"),
+        ("optax.os.system('touch seen')", "is not known"),
+        ("rmsprop.__globals__", "is not known"),
+        ("rmsprop(**{'decay': 0.5})", "only numbers"),
+        ("(lambda: rmsprop())()", "only numbers"),
+    ],
+)
+def test_explain_refuses(monkeypatch, text, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(monkeypatch, "explain", text)
 
 
 @pytest.mark.parametrize("args", [["--epochs", "x"], ["--what"], ["--no-centered"]], ids=str)
@@ -114,6 +221,7 @@ def test_extra_is_missing(monkeypatch, missing, command):
             ("rmsprop_jax.examples.", "rmsprop_jax.trainer.")
         ):
             monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("rmsprop_jax.trainer.mnist", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     args = ["--dataset", "digits"] if missing == "sklearn" else []
     with pytest.raises(SystemExit) as caught:

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import re
+import xml.etree.ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,9 @@ OPTIMIZERS = {
         optax.chain(scale_by_rms(), optax.scale_by_schedule(halving)), optax.scale(-0.25)
     ),
     "named_chain": lambda: optax.named_chain(("clip", optax.clip(9.0)), ("rms", rmsprop(halving))),
+    "rate later in a named_chain": lambda: optax.named_chain(
+        ("rms", scale_by_rms()), ("clip", optax.clip(9.0)), ("rate", optax.scale(-0.25))
+    ),
     "masked": lambda: optax.masked(rmsprop(halving), {"dense": True, "out": False}),
     "masks in a chain": lambda: optax.chain(
         optax.masked(rmsprop(halving), {"dense": True, "out": False}),
@@ -117,7 +122,9 @@ def test_quantiles_are_those_of_numpy(dtype):
         tx = rmsprop(1.0, decay=0.0, eps=0.0)  # the rate is 1 / |g|
         stream = np.random.default_rng(0)
         many, ties = 10.0 ** stream.uniform(-9, 9, 1000), stream.integers(1, 4, (7, 3))
-        params = {"many": many.astype(dtype), "one": dtype(3.0), "ties": ties.astype(dtype)}
+        few = 2.0 ** np.arange(5)  # a quarter of them is 1.25: the second
+        params = {"many": many, "few": few, "one": np.array(3.0), "ties": ties}
+        params = {name: x.astype(dtype) for name, x in params.items()}
         params = jax.tree.map(jnp.asarray, params)
         _, state = tx.update(params, tx.init(params))
         quantiles = (0, 0.01, 0.25, 0.5, 0.99, 1)
@@ -214,7 +221,78 @@ def test_stored_averages_are_decoded(form):
     tx = optax.chain(optax.clip(9.0), storage.store(plain, nu=form))
     _, _, state = run(tx)
     expected = diagnostics.report(plain, storage.unpack(state[1], nu=form))
-    assert diagnostics.report(tx, state).scalars() == expected.scalars()
+    found = diagnostics.report(tx, state)
+    assert found._replace(stored={}).scalars() == expected.scalars()
+    assert set(found.stored) == {KERNEL, "out"}
+
+
+def test_stored_numbers_at_the_ends_of_their_format():
+    tx = storage.store(rmsprop(0.5, momentum=0.5), nu=storage.U8, trace=storage.BF16)
+    grads = {"w": jnp.array([1e-9, 1.0, 1e9, 1e9]), "b": jnp.ones(2)}
+    _, state = tx.update(grads, tx.init(grads))
+    report = diagnostics.report(tx, state)
+    # Of each parameter, two accumulators: nu has an end at 1e9 in float32's way, trace has not.
+    ends = {key: float(x) for key, x in report.stored["w"].items()}
+    assert ends == {"zero": 1 / 8, "largest": 2 / 8}
+    assert {key: float(x) for key, x in report.stored["b"].items()} == {"zero": 0, "largest": 0}
+    assert report.scalars()["stored/w/largest"] == 0.25
+    header, _, w = str(report).splitlines()
+    assert header.endswith("stored as zero  stored as largest")
+    assert w.split()[-2:] == ["12.5%", "25.0%"]
+    assert diagnostics.report(rmsprop(0.5), rmsprop(0.5).init(grads)).stored == {}
+
+
+LAYERS = {"dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(5)}, "out": jnp.ones((3, 4))}
+
+
+@pytest.mark.parametrize("by", [1, lambda name: name.partition("/")[0]], ids=["depth", "function"])
+def test_layers_together(by):
+    """As if the parameters of a layer were one array."""
+    tx = rmsprop(halving, 0.75, 0.25)
+    _, updates, state = run(tx, params=LAYERS)
+    joined = lambda x: jnp.concatenate([x["kernel"].ravel(), x["bias"]])
+    join = lambda tree: {"dense": joined(tree["dense"]), "out": tree["out"]}
+    whole = (state[0]._replace(nu=join(state[0].nu)), *state[1:])
+    expected = diagnostics.report(tx, whole, join(LAYERS), join(updates)).scalars()
+    found = diagnostics.report(tx, state, LAYERS, updates, by=by)
+    assert set(found.nonfinite) == {"dense", "out"}
+    assert found.scalars() == pytest.approx(expected, rel=1e-6)
+    deeper = diagnostics.report(tx, state, LAYERS, updates, by=2).scalars()
+    assert deeper == diagnostics.report(tx, state, LAYERS, updates).scalars()
+
+
+def test_a_layer_under_two_optimizers():
+    tx = optax.partition(
+        {"a": rmsprop(0.25, 0.0, 0.0), "b": rmsprop(0.5, 0.0, 0.0)},
+        {"dense": {"kernel": "a", "bias": "b"}, "out": "a"},
+    )
+    updates, state = tx.update(LAYERS, tx.init(LAYERS))
+    report = diagnostics.report(tx, state, LAYERS, updates, quantiles=(0, 1), by=1)
+    assert {k: float(x) for k, x in report.learning_rate.items()} == {"out": 0.25}
+    assert float(report.effective_learning_rate["dense"]["p0"]) == 0.25
+    assert float(report.effective_learning_rate["dense"]["p100"]) == 0.5
+    assert str(report).splitlines()[1].split()[:2] == ["dense", "-"]
+
+
+@pytest.mark.parametrize("by", [0, True, "dense"], ids=repr)
+def test_by_is_checked(by):
+    tx = rmsprop(0.1)
+    with pytest.raises(ValueError, match=f"by={by!r} is neither"):
+        diagnostics.report(tx, tx.init(PARAMS), by=by)
+
+
+def test_table_in_notebooks():
+    tx = rmsprop(0.5)
+    params = {"<a>": jnp.ones(2)}
+    report = diagnostics.report(tx, tx.init(params))
+    text = report._repr_html_()
+    assert "<td>&lt;a&gt;</td><td>0.5</td>" in text
+    root = xml.etree.ElementTree.fromstring(text)
+    assert [len(row) for row in root] == [8, 8]
+    assert [[cell.text for cell in row][1:] for row in root] == [
+        [cell.strip() for cell in re.split(r"\s{2,}", line)[1:]]
+        for line in str(report).splitlines()
+    ]
 
 
 def test_ratio_and_nonfinite():

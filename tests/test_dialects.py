@@ -1,7 +1,6 @@
 """`dialects`: each framework's RMSProp, against the framework itself."""
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import re
@@ -17,11 +16,12 @@ import optax
 import oracles
 import pytest
 from oracles import LIVE, RECORDED, TOLERANCES
-from trajectories import RECORDED_STEPS, SCHEDULES, gradients, initial_params, recorded
+from trajectories import RECORDED_STEPS, SCHEDULES, about, gradients, initial_params
 
 from rmsprop_jax import RmsState, dialects, scale_by_rms
 
 NAMES = dialects.__all__
+ALL = [(name, dtype) for name in RECORDED for dtype in oracles.dtypes(name)]
 
 
 def float64(test):
@@ -48,12 +48,7 @@ def parameters(tx, params, grads) -> list[Any]:
 def available(framework):
     """The framework's name, or a skip where it can't run."""
     try:
-        if framework == "keras":
-            oracles.import_keras()
-        elif framework == "timm":
-            oracles.import_timm_rmsprop()
-        elif framework in ("pytorch", "burn"):
-            importlib.import_module("torch")
+        oracles.optimizer(framework)
     except ImportError as error:
         pytest.skip(str(error))
     return framework
@@ -64,25 +59,25 @@ def torch():
     return pytest.importorskip("torch")
 
 
-# 1,000 steps beside the frameworks.
+# 1,000 steps beside the frameworks, recorded and as they are today.
 
 
+@pytest.mark.parametrize(("framework", "dtype"), ALL)
+def test_framework(framework, dtype):
+    distances = oracles.compare(framework, dtype)
+    configs, _ = oracles.recording(framework, dtype)
+    assert distances.shape == (len(configs),)
+    assert distances.max() <= TOLERANCES[dtype], configs[distances.argmax()]
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("framework", LIVE)
-def test_live_framework(framework, dtype):
-    distances = oracles.compare(available(framework), dtype)
-    assert distances.shape == (len(LIVE[framework]), len(SCHEDULES))
-    assert distances.max() <= TOLERANCES[dtype], LIVE[framework][distances.max(-1).argmax()]
-
-
-@pytest.mark.parametrize(
-    ("framework", "dtype"),
-    [(name, dtype) for name in RECORDED for dtype in TOLERANCES if dtype in recorded(name)[1]],
-)
-def test_recorded_framework(framework, dtype):
-    distances = oracles.compare_recorded(framework, dtype)
-    assert distances.shape == (len(recorded(framework)[0]),)
-    assert distances.max() <= TOLERANCES[dtype], recorded(framework)[0][distances.argmax()]
+@pytest.mark.parametrize("framework", ["pytorch", "timm", "keras"])
+def test_framework_does_what_it_was_recorded_to_do(framework, dtype, steps):
+    configs, now = oracles.live(available(framework), dtype, steps)
+    recorded_configs, then = oracles.recording(framework, dtype)
+    assert configs == recorded_configs
+    assert oracles.distance(now, then[:, : now.shape[1]]).max() <= TOLERANCES[dtype]
 
 
 def test_burn_gives_the_numbers_in_its_own_tests():
@@ -178,14 +173,13 @@ WITHOUT = {  # what a framework doesn't have, or always has
         *("tf_keras_legacy", "tensorflow1", "sonnet", "optax", "mlx", "chainer_graves"),
         *("jax_example_libraries", "tensorflowjs"),
     ],
-    "what momentum is of": [name for name in (*LIVE, *RECORDED) if name != "fastai"],
-    "place of maximize": [
-        name for name in (*LIVE, *RECORDED) if name not in ("pytorch", "torchopt")
-    ],
+    "what momentum is of": [name for name in RECORDED if name != "fastai"],
+    "place of maximize": [name for name in RECORDED if name not in ("pytorch", "torchopt")],
 }
 MUTANTS = [
     (framework, mutation)
-    for framework in [*LIVE, *(name for name in RECORDED if name != "mxnet")]  # graves once
+    for framework in RECORDED
+    if framework != "mxnet"  # graves once
     for mutation in MUTATIONS
     if framework not in WITHOUT.get(mutation, ())
 ]
@@ -207,12 +201,9 @@ def mutant(dialect, mutation):
 
 def with_everything(framework):
     """The index and the arguments of a configuration with all that the framework has."""
-    if framework in LIVE:
-        configs = list(enumerate(LIVE[framework]))
-    else:
-        every = enumerate(recorded(framework)[0])
-        configs = [(i, config["kwargs"]) for i, config in every if config["schedule"] == "step"]
-    return max(configs, key=lambda config: sum(map(bool, config[1].values())))
+    configs = enumerate(oracles.recording(framework, oracles.dtypes(framework)[0])[0])
+    steps = [(i, config["kwargs"]) for i, config in configs if config["schedule"] == "step"]
+    return max(steps, key=lambda config: sum(map(bool, config[1].values())))
 
 
 @pytest.fixture(scope="module")
@@ -230,61 +221,13 @@ def mutant_trajectories():
 @pytest.mark.parametrize(("framework", "mutation"), MUTANTS)
 def test_every_mistake_is_noticed(framework, mutation, mutant_trajectories):
     index, _ = with_everything(framework)
-    dtype = "float64"
-    mutated = mutant_trajectories[framework, mutation]
-    if framework in LIVE:
-        real = oracles.live(available(framework), "float64")[index, SCHEDULES.index("step")]
-    else:
-        recording = recorded(framework)[1]
-        dtype = "float64" if "float64" in recording else "float32"
-        real = recording[dtype][index]
-        mutated = mutated[np.array(RECORDED_STEPS) - 1]
-    distance = oracles.distance(mutated, real)
+    mutated = mutant_trajectories[framework, mutation][np.array(RECORDED_STEPS) - 1]
+    dtype = oracles.dtypes(framework)[0]
+    distance = oracles.distance(mutated, oracles.recording(framework, dtype)[1][index])
     if mutation == "nothing":
         assert distance <= TOLERANCES[dtype]
     else:
         assert distance > 10 * TOLERANCES["float32"]
-
-
-# What `optax.rmsprop` can't express.
-
-
-@float64
-def test_learning_rate_outside_the_momentum():
-    rates = jnp.array([0.1, 0.0, 0.0])
-    schedule = lambda count: rates[count]
-    alike = {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}
-    start, grads = jnp.array(1.0), [jnp.array(1.0)] * 3
-    stopped = parameters(dialects.pytorch(schedule, momentum=0.9), start, grads)
-    np.testing.assert_allclose(stopped, [9.9999990277e-08] * 3, rtol=1e-9)
-    for make in (optax.rmsprop, dialects.optax):
-        coasting = parameters(make(schedule, **alike), start, grads)
-        np.testing.assert_allclose(coasting, 1 - np.array([1.0, 1.9, 2.71]), rtol=0, atol=1e-6)
-
-
-@float64
-def test_coupled_and_decoupled_weight_decay():
-    start, grads = jnp.array([2.0, -3.0]), [jnp.zeros(2)]
-    coupled = dialects.pytorch(0.01, weight_decay=0.1)
-    expected = [1.90000005, -2.90000003]
-    np.testing.assert_allclose(parameters(coupled, start, grads)[0], expected, rtol=0, atol=1e-8)
-    for decoupled in (
-        dialects.keras(0.01, weight_decay=0.1),
-        dialects.timm(0.01, weight_decay=0.1, decoupled_decay=True),
-    ):
-        np.testing.assert_allclose(parameters(decoupled, start, grads)[0], [1.998, -2.997], 1e-15)
-    np.testing.assert_array_equal(parameters(optax.rmsprop(0.01), start, grads)[0], start)
-
-
-@float64
-def test_caution():
-    start, grads = jnp.ones(2), [jnp.ones(2), jnp.array([-0.01, 1.0])]
-    careful = parameters(dialects.timm(0.1, momentum=0.9, caution=True), start, grads)
-    careless = parameters(dialects.timm(0.1, momentum=0.9), start, grads)
-    np.testing.assert_allclose(careful[0], [0.9, 0.9], rtol=1e-9)
-    # The first waits; the second of two makes two steps of 0.09 + 0.1.
-    np.testing.assert_allclose(careful[1], [0.9, 0.9 - 2 * 0.19], rtol=1e-9)
-    np.testing.assert_allclose(careless[1], [0.9 - 0.09 + 0.001 / 0.90001**0.5, 0.71], rtol=1e-9)
 
 
 # PyTorch's own tests, and what only PyTorch has.
@@ -298,29 +241,6 @@ def common_optimizers(torch, monkeypatch):
         vars(stub)["TestCase"] = unittest.TestCase
         monkeypatch.setitem(sys.modules, "expecttest", stub)
     return pytest.importorskip("torch.testing._internal.common_optimizers")
-
-
-@float64
-def test_pytorchs_list_of_configurations(torch, common_optimizers):
-    inputs = common_optimizers.optim_inputs_func_rmsprop("cpu")
-    assert len(inputs) >= 8
-    random = np.random.RandomState(0)
-    start = {"weight": random.standard_normal((4, 3)), "bias": random.standard_normal(4)}
-    grads = [{k: random.standard_normal(v.shape) for k, v in start.items()} for _ in range(30)]
-    for config in inputs:
-        theirs = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start.items()}
-        opt = torch.optim.RMSprop(theirs.values(), **config.kwargs)
-        mine = parameters(
-            dialects.pytorch(**config.kwargs), jax.tree.map(jnp.asarray, start), grads
-        )
-        for g, p in zip(grads, mine, strict=True):
-            for k, v in theirs.items():
-                v.grad = torch.tensor(g[k])
-            opt.step()
-            for k, v in theirs.items():
-                np.testing.assert_allclose(
-                    p[k], v.detach(), rtol=0, atol=1e-13, err_msg=config.desc
-                )
 
 
 def test_pytorchs_error_inputs(torch, common_optimizers):
@@ -414,21 +334,18 @@ def test_optax_values(dtype):
 
 @pytest.mark.parametrize("name", ["pytorch", "timm", "keras"])
 def test_signature_is_that_of_the_framework(name):
-    available(name)
-    if name == "keras":
-        framework = oracles.import_keras().optimizers.RMSprop
-    elif name == "timm":
-        framework = oracles.import_timm_rmsprop()
-    else:
-        framework = importlib.import_module("torch").optim.RMSprop
-    arguments = list(inspect.signature(framework.__init__).parameters.values())
-    theirs = [(p.name, p.default) for p in arguments if p.name not in ("self", "params", "kwargs")]
     arguments = inspect.signature(getattr(dialects, name)).parameters.values()
-    mine = [(p.name, p.default) for p in arguments if p.kind == p.POSITIONAL_OR_KEYWORD]
-    assert mine == theirs
+    mine = [[p.name, p.default] for p in arguments if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert mine == about(name)["signature"]
     only_ours = [p.name for p in arguments if p.kind == p.KEYWORD_ONLY]
     ours = {"timm": ["max_lr"], "keras": ["jit_compile", "is_legacy_optimizer"]}  # of tf_keras
     assert only_ours == ours.get(name, [])
+
+
+@pytest.mark.parametrize("name", ["pytorch", "timm", "keras"])
+def test_signature_is_as_recorded(name):
+    available(name)
+    assert list(map(list, oracles.signature(name))) == about(name)["signature"]
 
 
 def halving(count):

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 
 import jax
 import pytest
@@ -19,7 +20,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(rmsprop_jax.__path__, "rm
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {
     page: blocks
-    for page in [ROOT / "README.md", *ROOT.glob("rmsprop_jax/**/*.md")]
+    for page in [ROOT / "README.md", ROOT / "docs" / "guides" / "large_scale.md"]
     if (blocks := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 }
 
@@ -54,3 +55,38 @@ def test_pages_run(page, devices):
     command = [sys.executable, "-W", "error", "-c", "\n".join(PAGES[page])]
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_readme_is_one_page_whose_links_work_anywhere():
+    """Absolute links, since package indexes show it too; those into the repository name a file."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    here = about["urls"]["Repository"]
+    raw = here.replace("github.com", "raw.githubusercontent.com")
+    for link in re.findall(r"\]\((.*?)\)", text):
+        assert link.startswith("https://")
+        path = re.match(
+            rf"{about['urls']['Repository']}/(?:blob|tree)/main/(.*)|{raw}/main/(.*)", link
+        )
+        assert path is None or (ROOT / (path[1] or path[2])).exists(), link
+
+
+def test_readme_has_the_figures_of_the_table():
+    cells = re.findall(
+        r"^\| .* \| `dialects\..*` \| (.*) \| (.*) \|$", (ROOT / "docs/parity.md").read_text(), re.M
+    )
+    worst = [max((row[i] for row in cells if row[i] != "–"), key=float) for i in (0, 1)]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{len(cells)} frameworks, all within rounding" in text
+    assert f"more than {worst[0]} of the largest one in float64, and {worst[1]} in float32" in text
+
+
+def test_there_is_one_version():
+    """In pyproject.toml; the rest has it from there, or is compared with it here."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert rmsprop_jax.__version__ == version
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(
+        rf"^## {version} \(\d{{4}}-\d\d-\d\d\)$", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )

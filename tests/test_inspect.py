@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
 import pickle
+import runpy
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ import optax
 import pytest
 from real_checkpoints import FOLDER, family
 
-from rmsprop_jax import inspect_checkpoint, rmsprop
+from rmsprop_jax import RmsState, dialects, inspect_checkpoint, rmsprop, storage
 
 FILES = FOLDER / "files"
 SAYS = {
@@ -23,7 +27,13 @@ SAYS = {
     "keras.weights.h5": ("h5py", "Keras's RMSprop", 6, "centered=True"),
     "tensorflow1": ("tensorflow", "TensorFlow 1's", 1, "dialects.tensorflow1("),
     "tf_keras_legacy.index": ("tensorflow", "tf_keras's legacy", 6, "dialects.tf_keras_legacy("),
+    "optax.safetensors": ("safetensors", "optax.rmsprop", None, "dialects.optax(learning_rate="),
+    "orbax": ("orbax.checkpoint", "optax.rmsprop", 6, "centered=True"),
+    "rmsprop_jax.npz": ("numpy", "rmsprop_jax", 6, "rmsprop(learning_rate=0.01, momentum=0.9"),
 }
+
+
+is_rms = lambda x: isinstance(x, RmsState)
 
 
 def said(path, capsys, *options):
@@ -46,10 +56,18 @@ def test_a_real_file(name, capsys):
     assert (again["calls"], again["count"]) == (report.calls, count)
     scope = {}
     exec("\n".join(report.lines), scope)
-    state = scope["opt_state"]
-    assert jax.tree.structure(state) == jax.tree.structure(scope["tx"].init(scope["weights"]))
+    state, params = scope["opt_state"], scope["params" if "params" in scope else "weights"]
+    assert jax.tree.structure(state) == jax.tree.structure(scope["tx"].init(params))
     nus = [row for row in report.accumulators if row["accumulator"] == "nu"]
-    assert len(nus) == len(scope["weights"])
+    assert len(nus) == len(jax.tree.leaves(params))
+    # What is loaded is what the table is about.
+    (rms,) = (x for x in jax.tree.leaves(state, is_leaf=is_rms) if is_rms(x))
+    second = rms.nu if rms.mu is None else jax.tree.map(lambda n, m: n + m**2, rms.nu, rms.mu)
+    highest = [float(jnp.sqrt(x.max())) for x in jax.tree.leaves(second)]
+    theirs = [row["highest"] for row in nus]
+    if report.written_by == "rmsprop_jax":  # whose centered nu is the variance
+        highest = [float(jnp.sqrt(x.max())) for x in jax.tree.leaves(rms.nu)]
+    np.testing.assert_allclose(sorted(highest), sorted(theirs), rtol=1e-5)
     assert not any(row["nan"] or row["zeros"] for row in nus)
 
 
@@ -105,6 +123,61 @@ def test_states_of_this_library_and_of_optax(tmp_path, capsys):
             checkpointer.save(folder, state)
             checkpointer.wait_until_finished()
         assert f"written by    {by}\n" in said(folder, capsys)
+        # Among other things, as trainers save it.
+        whole = {"params": params, "step": jnp.int32(3), "train": {"opt_state": state}}
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / f"{by} whole", whole)
+            checkpointer.wait_until_finished()
+        np.savez(
+            tmp_path / "whole.npz", **{"step": 3, **{f"opt_state/{k}": x for k, x in paths.items()}}
+        )
+        for path in (tmp_path / f"{by} whole", tmp_path / "whole.npz"):
+            exec("\n".join(inspect_checkpoint.read(path).lines), scope := {})
+            assert jax.tree.structure(scope["params"]) == jax.tree.structure(params)
+
+
+MAKERS = {
+    "rmsprop": lambda: rmsprop(0.1, momentum=0.9),
+    "dialects.pytorch": lambda: dialects.pytorch(momentum=0.9),
+    "dialects.keras": lambda: dialects.keras(momentum=0.9, centered=True),
+    "dialects.timm": lambda: dialects.timm(weight_decay=0.1),
+    "dialects.graves": dialects.graves,
+}
+
+
+@pytest.mark.parametrize("function", MAKERS)
+def test_the_function_is_told_by_the_places(function, tmp_path, capsys):
+    """Those that keep the same arrays in the same places are named together."""
+    state = MAKERS[function]().init({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+    text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    np.savez(tmp_path / "state.npz", **{text(p): x for p, x in jax.tree.leaves_with_path(state)})
+    report = inspect_checkpoint.read(tmp_path / "state.npz")
+    assert function in f"{report.calls} {report.unknown}"
+    exec("\n".join(report.lines), scope := {})
+    assert jax.tree.structure(scope["opt_state"]) == jax.tree.structure(state)
+
+
+def test_stored_accumulators_are_named(tmp_path, capsys):
+    tx = storage.store(rmsprop(0.1), nu=storage.U8)
+    text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    paths = {text(p): x for p, x in jax.tree.leaves_with_path(tx.init({"w": jnp.ones(3)}))}
+    np.savez(tmp_path / "stored.npz", **paths)
+    with pytest.raises(SystemExit, match=r"nu/w: storage.store made this"):
+        said(tmp_path / "stored.npz", capsys)
+
+
+# The page of the documentation.
+
+PAGE = Path(__file__).parents[1] / "docs" / "inspect.md"
+SCRIPT = runpy.run_path(str(PAGE.parents[1] / "benchmarks" / "inspect_page.py"))
+
+
+@pytest.mark.parametrize("heading", SCRIPT["KINDS"])
+@pytest.mark.skipif("RECORDED_CHECKPOINTS" in os.environ, reason="these are other files")
+def test_the_page_is_what_it_prints(heading):
+    pytest.importorskip(SCRIPT["KINDS"][heading][1])
+    if SCRIPT["section"](heading) not in PAGE.read_text():
+        pytest.fail("docs/inspect.md is old: run python benchmarks/inspect_page.py --write")
 
 
 class Bomb:
@@ -135,10 +208,24 @@ def test_what_can_not_be_read(tmp_path, capsys):
     assert not Bomb.went_off
 
 
-def test_a_reader_that_is_missing(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(SystemExit, match="h5py, which isn't installed: pip install h5py"):
-        said(FILES / "keras.keras", capsys)
+@pytest.mark.parametrize(
+    ("package", "extra", "name"),
+    [
+        ("h5py", "inspect", "keras.keras"),
+        ("safetensors", "inspect", "optax.safetensors"),
+        ("orbax", "inspect", "orbax"),
+        ("torch", "torch", "pytorch.pt"),
+        ("torch", "torch", "stable_baselines3.zip"),
+        ("tensorflow", "tensorflow", "tensorflow1"),
+    ],
+)
+def test_a_reader_that_is_missing(package, extra, name, monkeypatch, capsys):
+    for module in (package, *(m for m in sys.modules if m.startswith(f"{package}."))):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit, match=rf"{package}, which isn't installed: pip .*\[{extra}\]'"):
+        said(FILES / name, capsys)
+    extras = tomllib.loads((PAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    assert any(package in need for need in extras["optional-dependencies"][extra])
 
 
 def test_the_command():

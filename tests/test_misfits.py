@@ -9,12 +9,10 @@ import pytest
 from rmsprop_jax import RmsState, dialects, rmsprop, scale_by_rms
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "scale": jnp.float32(1.0)}
-OPTIMIZERS = {
+OPTIMIZERS = {  # one average, the parts of all dialects that come before it, and those after
     "scale_by_rms": lambda: scale_by_rms(),
-    "rmsprop": lambda: rmsprop(0.1),
     "everything": lambda: rmsprop(lambda count: 0.1, centered=True, momentum=0.5, weight_decay=0.1),
     "keras": lambda: dialects.keras(0.1, momentum=0.5, weight_decay=0.1, clipnorm=1.0),
-    "pytorch": lambda: dialects.pytorch(0.1, momentum=0.5, weight_decay=0.1),
 }
 
 

@@ -256,6 +256,66 @@ def test_recipe_computes_what_its_source_does(name):
         assert error_with(clipping=(max_norm, 1e-6 - added)) > 1e-10
 
 
+# What the sources call the numbers that all recipes have by the same names.
+SAME = {
+    "decay": ("decay", "alpha", "rho", "keep"),
+    "eps": ("eps", "epsilon", "min_sq_gradient"),
+    "momentum": ("momentum",),
+    "learning_rate": ("lr", "base"),
+}
+
+
+def overrides(name):
+    """The numbers that a recipe takes by name, with the values of its source."""
+    arguments = inspect.signature(getattr(recipes, name)).parameters.values()
+    return {a.name: a.default for a in arguments if isinstance(a.default, float)}
+
+
+@pytest.mark.parametrize("name", CITED)
+def test_numbers_can_be_changed_by_name(name):
+    arguments, optimizer, numbers, schedule, rate_numbers, (max_norm, added) = CITED[name]
+    recipe = name.partition(",")[0]
+    changes = overrides(recipe)
+    assert {"decay", "eps"} <= changes.keys() <= {*SAME, "max_norm"}
+    assert ("max_norm" in changes) == (max_norm < np.inf)
+    gs = gradients(30, max_norm if max_norm < np.inf else 0.2)
+    with jax.enable_x64(True):
+        for key, value in changes.items():
+            changed = value * 0.75 if value else 0.125
+            tx = getattr(recipes, recipe)(**arguments, **{key: changed})
+            theirs, their_rates, clip = dict(numbers), dict(rate_numbers), (max_norm, added)
+            if key == "max_norm":
+                clip = (changed, added)
+            else:
+                if (recipe, key) == ("hinton2012", "eps"):  # of which the slide has none
+                    optimizer, theirs = pytorch, {"alpha": 0.9, "eps": 0.0}
+                (other,) = (n for n in SAME[key] if n in theirs or n in their_rates)
+                (theirs if other in theirs else their_rates)[other] = changed
+                if other == "keep":
+                    theirs["add"] = 1 - changed
+            expected = cited_updates(gs, optimizer, theirs, schedule, their_rates, clip)
+            assert error(recipe_updates(tx, gs), expected) <= 1e-12, key
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_a_schedule_takes_the_place_of_the_recipes_own(recipe):
+    arguments = dict(CITED[recipe][0], learning_rate=lambda count: 0.5 * (count == 3))
+    tx = getattr(recipes, recipe)(**arguments)
+    moves = recipe_updates(tx, [{"a": np.ones(1, np.float32)}] * 5)["a"][:, 0] != 0
+    assert moves[3]
+    assert not moves[:3].any()
+    momentum = "momentum" in overrides(recipe)
+    assert moves[4] == momentum
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_changed_numbers_are_checked(recipe):
+    bad = {"decay": 1.0, "eps": -1.0, "momentum": -0.5, "max_norm": 0.0, "learning_rate": -1.0}
+    for key in {*overrides(recipe), "learning_rate"}:
+        with pytest.raises(ValueError, match=f"^{key}="):
+            getattr(recipes, recipe)(**{**CITED[recipe][0], key: bad[key]})
+
+
 # Learning rates worked out by hand, around the boundaries of the schedules.
 RATES = [
     ("a3c", {0: 7e-4, 1: 7e-4 * 199 / 204, 40: 7e-4 * 4 / 204, 41: 0, 169: 0}),

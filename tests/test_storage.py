@@ -862,18 +862,6 @@ def test_a_new_state_lies_where_the_parameters_lie(make, axis_type):
                 assert x.sharding.is_equivalent_to(wanted, x.ndim), path
 
 
-@pytest.mark.parametrize(
-    "make", [STORED["rmsprop U8"], lambda: store(optax.trace(0.9), trace=BF16)], ids=["U8", "trace"]
-)
-def test_a_program_with_a_state_can_be_serialized(make):
-    pytest.importorskip("flatbuffers")
-    tx, (params, _) = make(), problem()
-    state = tx.init(params)
-    program = jax.export.export(jax.jit(tx.update), platforms=("cpu", "tpu", "cuda", "rocm"))
-    again = jax.export.deserialize(program(params, state, params).serialize())
-    assert same(again.call(params, state, params), jax.jit(tx.update)(params, state, params))
-
-
 def test_a_state_can_be_pickled():
     state = stored_state(nu=U8)
     assert same(pickle.loads(pickle.dumps(state)), state)

@@ -1,4 +1,4 @@
-"""`scale_by_rms` against its specification, and against numbers that break others."""
+"""`scale_by_rms` against its specification; what numbers break others is in test_hostile."""
 
 import itertools
 
@@ -11,11 +11,8 @@ import optax
 import pytest
 import reference
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from rmsprop_jax import RmsState, scale_by_rms
+from rmsprop_jax import dialects, scale_by_rms
 
 OPTIONS = [
     {"centered": centered, "bias_correction": bias, "eps_in_sqrt": inside, "initial_scale": start}
@@ -280,6 +277,34 @@ def test_decay_may_be_a_number_or_an_array(kind, jit):
         np.testing.assert_allclose(state.nu, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("decay", "dtype"), [(np.float64(0.999), np.float32), (np.float32(0.1), np.float64)]
+)
+def test_an_array_decay_keeps_the_digits_that_it_has(decay, dtype):
+    """Subtracted from 1 in the wider of its dtype and that of nu, then rounded once."""
+    with jax.enable_x64(True):
+        g = jnp.ones(1, dtype)
+        tx = scale_by_rms(jnp.asarray(decay))
+        _, state = tx.update(g, tx.init(g))
+    assert state.nu.dtype == dtype
+    np.testing.assert_allclose(state.nu, 1 - np.float64(decay), rtol=np.finfo(dtype).eps, atol=0)
+
+
+def test_the_root_is_no_reciprocal_root():
+    """XLA's is off by 2 units in the last place, so that 1 in 4 of g / sqrt(g^2) would not be 1."""
+    g = jnp.arange(1.0, 4097.0)
+    tx = scale_by_rms(decay=0.0, eps=0.0)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, _ = update(g, tx.init(g))
+        np.testing.assert_array_equal(updates, 1.0)
+
+
+def test_a_jitted_init_takes_parameters_of_any_kind():
+    params = {"z": jnp.full(2, 1 + 1j), "n": jnp.arange(3), "b": jnp.array([True, False])}
+    for tx in (scale_by_rms(centered=True), dialects.pytorch(momentum=0.5, centered=True)):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(tx.init)(params), tx.init(params))
+
+
 def test_decay_close_to_one_keeps_its_digits_in_float32():
     """Rounded to float32, decay and 1 - decay no longer add up to 1: nu would be 1.3e-5 off."""
     g = np.random.RandomState(0).standard_normal((10_000, 512)).astype(np.float32)
@@ -327,57 +352,6 @@ class TestCentered:
         g = jnp.array([3.0, 0.1, -7.0])
         updates, _ = run(scale_by_rms(centered=True, bias_correction=True, eps=0.5), g[None])
         np.testing.assert_array_equal(updates[0], g / 0.5)
-
-
-class TestHostileNumbers:
-    @pytest.mark.parametrize("size", [1e20, 3e38, np.inf])
-    @every_option
-    def test_a_huge_gradient_does_not_freeze_its_parameter(self, options, size):
-        g = jnp.ones((1500, 3)).at[0, 1].set(size).at[::2, 2].set(-1.0)
-        updates, state = run(scale_by_rms(eps=1e-3, **options), g)
-        plain, _ = run(scale_by_rms(eps=1e-3, **options), g.at[0, 1].set(1.0))
-        assert np.isfinite(updates).all()
-        assert np.isfinite(state.nu).all()
-        np.testing.assert_array_equal(updates[:, [0, 2]], plain[:, [0, 2]])  # the others untouched
-        if options["bias_correction"] and options["centered"]:
-            updates = updates[1:]  # the variance of a single gradient is 0: g / eps
-        assert np.max(np.abs(updates[:, 1])) <= max(np.max(np.abs(plain[:, 1])), 3.4)
-        np.testing.assert_allclose(updates[-1], plain[-1], rtol=1e-3)  # recovered
-
-    def test_nan_stays_visible(self):
-        g = jnp.ones((3, 2)).at[1, 0].set(jnp.nan)
-        updates, state = run(scale_by_rms(), g)
-        assert np.isnan(updates[1:, 0]).all()
-        assert np.isnan(state.nu[0])
-        assert np.isfinite(updates[:, 1]).all()
-
-    @every_option
-    def test_zero_over_zero_is_zero(self, options):
-        options = options | {"initial_scale": 0.0}
-        updates, _ = run(scale_by_rms(eps=0.0, **options), jnp.zeros((3, 2)))
-        np.testing.assert_array_equal(updates, 0.0)
-
-    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-    @pytest.mark.parametrize("size", [1e-4, 300.0, 6e4])
-    def test_narrow_gradients_are_squared_in_float32(self, dtype, size):
-        updates, state = run(scale_by_rms(), jnp.full((5, 1), size, dtype))
-        expected = reference.scale_by_rms(
-            np.full((5, 1), np.asarray(dtype(size)).astype(np.float64))
-        )
-        assert state.nu.dtype == jnp.float32
-        np.testing.assert_allclose(updates.astype(np.float64), expected, rtol=4e-3)
-
-    def test_bfloat16_average_does_not_stall(self):
-        _, state = run(scale_by_rms(0.999), jnp.ones((10_000, 1), jnp.bfloat16))
-        np.testing.assert_allclose(state.nu, 1 - 0.999**10_000, rtol=1e-5)
-
-    def test_count_stops_at_its_maximum(self):
-        tx = scale_by_rms(bias_correction=True)
-        last = jnp.iinfo(jnp.int32).max
-        state = RmsState(jnp.int32(last), jnp.ones(2), None)
-        updates, state = tx.update(jnp.ones(2), state)
-        assert state.count == last
-        np.testing.assert_allclose(updates, 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
@@ -461,31 +435,6 @@ def test_any_pytree(tree, centered):
         for u, g in zip(jax.tree.leaves(updates), jax.tree.leaves(tree), strict=True):
             expected = reference.scale_by_rms(np.asarray(g)[None], 0.75, centered=centered)[0]
             np.testing.assert_allclose(u, expected, rtol=1e-6)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.recursive(
-        hnp.arrays(
-            np.float32,
-            hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
-            elements=st.floats(-1e6, 1e6, width=32),
-        ),
-        lambda leaf: st.lists(leaf, max_size=3) | st.dictionaries(st.text(max_size=3), leaf),
-        max_leaves=5,
-    ),
-    st.sampled_from([np.float16, jnp.bfloat16, np.float32, np.complex64]),
-)
-def test_any_tree_shape_and_dtype(tree, dtype):
-    with np.errstate(over="ignore"):  # 1e6 is infinite in float16: that, too
-        tree = jax.tree.map(lambda x: x.astype(dtype), tree)
-    tx = scale_by_rms()
-    updates, state = tx.update(tree, tx.init(tree))
-    for u, g, nu in zip(*map(jax.tree.leaves, (updates, tree, state.nu)), strict=True):
-        assert (u.shape, u.dtype) == (g.shape, g.dtype)
-        assert (nu.shape, nu.dtype) == (g.shape, np.float32)
-        assert np.all(np.abs(u) <= 3.2)
-        assert np.all(np.sign(u.real) == np.sign(g.real.astype(u.real.dtype) * (np.abs(u) > 0)))
 
 
 def test_a_gradient_of_none_leaves_its_accumulators_as_they_were():

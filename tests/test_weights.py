@@ -294,17 +294,6 @@ def test_it_carries_its_record():
     assert (record.factory, record.arguments) == (weights.compensate, {"tx": tx})
 
 
-@pytest.mark.parametrize("tx", [weights.compensate(rmsprop(0.1, momentum=0.9))])
-def test_a_program_with_a_state_can_be_serialized(tx):
-    pytest.importorskip("flatbuffers")
-    params = jnp.ones(3, jnp.bfloat16)
-    state = tx.init(params)
-    program = jax.export.export(jax.jit(tx.update), platforms=("cpu", "tpu", "cuda"))
-    again = jax.export.deserialize(program(params, state, params).serialize())
-    expected = jax.jit(tx.update)(params, state, params)
-    jax.tree.map(np.testing.assert_array_equal, again.call(params, state, params), expected)
-
-
 ONES = jnp.ones(3, jnp.bfloat16)
 COMPENSATED = weights.compensate(rmsprop(0.1))
 MISUSE = {

@@ -11,8 +11,7 @@ episode ends when the pole or the cart is too far off, or after 500 steps.
 import functools
 import math
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +156,10 @@ def learn(seeds: jax.Array, updates: int, learning_rate: float = 7e-4) -> tuple[
 
 
 def report(
-    seeds: int = 5, steps: int = 500_000, lines: int = 25, learning_rate: float = 7e-4
+    seeds: int = 5,
+    steps: int = 500_000,
+    lines: int = 25,
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 7e-4,
 ) -> None:
     """Learns to balance a pole on a cart; prints how long it stood, of 500 steps at most.
 
@@ -182,10 +184,5 @@ def report(
     print(f"{time.perf_counter() - began:.1f} s")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `rmsprop-jax a2c`."""
-    tyro.cli(report, prog="rmsprop-jax a2c", args=args)
-
-
 if __name__ == "__main__":
-    main()
+    tyro.cli(report)

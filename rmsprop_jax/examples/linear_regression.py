@@ -5,12 +5,13 @@ with the gradient; under the root, with its square, so the same eps damps much m
 shrink with the gradient and theta settles, instead of jumping by about the learning rate for ever.
 """
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 
 from rmsprop_jax import rmsprop
 
@@ -46,7 +47,7 @@ def descend(tx: optax.GradientTransformation, x: np.ndarray, y: np.ndarray, step
 
 
 def fit(
-    learning_rate: float = 0.01,
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 0.01,
     decay: float = 0.9,
     eps: float = 1e-4,
     steps: int = 1000,
@@ -85,12 +86,5 @@ def fit(
     print(f"{'best':>6}   {row(best[None], [cost(best, x, y)], 0)}   in closed form")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `rmsprop-jax linear-regression`."""
-    import tyro
-
-    tyro.cli(fit, prog="rmsprop-jax linear-regression", args=args)
-
-
 if __name__ == "__main__":
-    main()
+    tyro.cli(fit)

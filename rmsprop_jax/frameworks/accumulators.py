@@ -120,22 +120,6 @@ def _check_end(whole: anatomy.Part, end: anatomy.Part) -> None:
         whole = children[-1]
 
 
-def only(groups: list[Group], *names: str) -> Group:
-    """The only group there is, made by one of some dialects.
-
-    Raises:
-      ValueError: if there are several, or it is made by another one.
-    """
-    if len(groups) != 1:
-        raise ValueError(f"tx has {len(groups)} dialects: pass one, and its own part of the state.")
-    if groups[0].name not in names:
-        raise ValueError(
-            f"dialects.{groups[0].name} isn't what this file is for: make tx by "
-            f"{' or '.join(f'dialects.{name}' for name in names)}."
-        )
-    return groups[0]
-
-
 def members_of(groups: list[Group], port: Port) -> dict[str, int]:
     """For each parameter that one of the groups has the number of the group."""
     members: dict[str, int] = {}
@@ -151,6 +135,20 @@ def start(
 ) -> optax.OptState:
     """The state of tx as at the start, for the parameters that weights make."""
     return tx.init(jax.tree.map(jnp.asarray, to_params(dict(weights))))
+
+
+def by_name(found: Named, wanted: Named, keys: Keys) -> dict[str, Named]:
+    """For each accumulator the arrays by name of the parameter, all checked.
+
+    Args:
+      found: the arrays that there are, by key.
+      wanted: arrays like those that there should be, by key.
+      keys: the key of each.
+    """
+    arrays.check(found, wanted)
+    means = {keys["nu"][n]: key for n, key in keys.get("mu", {}).items()}
+    arrays.check_numbers(found, keys["nu"].values(), means)
+    return {part: {n: found[key] for n, key in own.items()} for part, own in keys.items()}
 
 
 def load(
@@ -279,14 +277,20 @@ def take(groups: list[Group], params: Any = None, join: bool = False) -> dict[st
 
 
 def dump(
-    trees: Mapping[str, Any], weights: Named, from_params: Callable[[Any], Named]
+    groups: list[Group],
+    weights: Named,
+    from_params: Callable[[Any], Named],
+    params: Any = None,
+    join: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Names accumulators as weights are named.
+    """Takes the accumulators out of groups, and names them as weights are named.
 
     Args:
-      trees: the accumulators and groups, from `take`.
+      groups: of a transformation.
       weights: the parameters, by name.
       from_params: makes a dictionary like weights from a pytree of parameters.
+      params: the parameters, for `take`.
+      join: make complex arrays, for `take`.
 
     Returns:
       For each accumulator what from_params made of it, and for each name the number of its group.
@@ -295,6 +299,7 @@ def dump(
       ValueError: if from_params doesn't come to the names and shapes of weights, if it does more
         than to rearrange, and if it makes one array of several groups.
     """
+    trees = take(groups, params, join)
     leaves, treedef = jax.tree.flatten(trees["nu"])
     named: dict[str, dict[str, Any]] = {}
     for accumulator in ACCUMULATORS:

@@ -129,7 +129,7 @@ def check_numbers(arrays: Named, squares: Iterable[str], means: Mapping[str, str
         where = ", ".join(f"{key} {n}" for key, n in counts.items() if n)
         kinds = [(nans, "NaN"), (sum(counts.values()) - nans, "infinite")]
         text = " and ".join(f"{n} {kind}" for n, kind in kinds if n)
-        warnings.warn(f"The checkpoint holds {text}: {where}.", stacklevel=5)
+        warnings.warn(f"The checkpoint holds {text}: {where}.", stacklevel=4)
 
 
 def into(template: Any, saved: Any, replace: Mapping[int, tuple[Any, Callable[[Any], Any]]]) -> Any:

@@ -1,4 +1,6 @@
-"""RMSProp of burn, made by `RmsPropConfig`."""
+"""RMSProp of burn, made by `burn::optim::RmsPropConfig`."""
+
+from __future__ import annotations
 
 import optax
 from jax.typing import ArrayLike
@@ -19,7 +21,7 @@ def burn(
     weight_decay: ArrayLike | None = None,
     grad_clipping: None = None,
 ) -> optax.GradientTransformation:
-    """RMSProp of burn, made by `RmsPropConfig`.
+    """RMSProp of burn, made by `burn::optim::RmsPropConfig`.
 
     The update of a parameter p with gradient g:
 
@@ -43,10 +45,6 @@ def burn(
       weight_decay: the penalty of burn's `WeightDecayConfig`, coupled, 0 or more; if given,
         `update` needs `params`.
       grad_clipping: must be `None`.
-
-    Raises:
-      ValueError: for a number out of its range, and for grad_clipping, which is a part of its own
-        in Optax.
 
     Example:
       >>> import jax.numpy as jnp

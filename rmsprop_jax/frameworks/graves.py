@@ -1,4 +1,6 @@
-"""RMSProp of Graves (2013), as in Chainer's `RMSpropGraves` and MXNet's `RMSProp`."""
+"""RMSProp of Graves (2013): `chainer.optimizers.RMSpropGraves`, `mxnet.optimizer.RMSProp`."""
+
+from __future__ import annotations
 
 import optax
 from jax.typing import ArrayLike
@@ -16,7 +18,7 @@ def graves(
     momentum: ArrayLike = 0.9,
     eps: ArrayLike = 1e-4,
 ) -> optax.GradientTransformation:
-    """RMSProp of Graves (2013), as in Chainer's `RMSpropGraves` and MXNet's `RMSProp`.
+    """RMSProp of Graves (2013): `chainer.optimizers.RMSpropGraves`, `mxnet.optimizer.RMSProp`.
 
     The update of a parameter w with gradient e, equations 38 to 45 of the paper:
 
@@ -31,8 +33,6 @@ def graves(
     2. eps is inside the root.
     3. The learning rate is inside the momentum.
     4. The defaults are those of the paper and of Chainer.
-
-    The real ones give NaN for some gradients, among them constant ones; here the variance is exact.
 
     The arguments are Chainer's. Those of MXNet's RMSProp with centered=True are in the same order
     learning_rate, gamma1, gamma2, epsilon; with centered=False, MXNet ignores gamma2, and is

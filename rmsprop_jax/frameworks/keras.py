@@ -7,6 +7,8 @@ optimizer's configuration, by the names that the dialect has for them:
 Keras or reads a file.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -98,10 +100,6 @@ def keras(
       jit_compile: without effect here, as the next; both are in tf_keras's configuration.
       is_legacy_optimizer: must be false; the legacy one is `tf_keras_legacy`.
 
-    Raises:
-      ValueError: for a number out of its range, for more than one kind of clipping, and for
-        use_ema and gradient_accumulation_steps, naming the part of Optax that does it.
-
     Example:
       >>> import jax.numpy as jnp
       >>> from rmsprop_jax import dialects
@@ -169,12 +167,11 @@ def load(
 ) -> optax.OptState:
     """Goes on with an optimizer of Keras.
 
-    The function that ports the weights ports the optimizer. It is called once with distinct
-    numbers, which tells where each element goes; the accumulators then go there.
+    What load and dump of all frameworks have in common is said in `interop`.
 
     Args:
-      tx: made by `dialects.keras` or `tf_keras_legacy` with the optimizer's own settings; it may
-        stand in a chain, or in `optax.partition` beside `optax.set_to_zero` for what is frozen.
+      tx: made by `dialects.keras` or `tf_keras_legacy` with the optimizer's own settings; in
+        `optax.partition` beside `optax.set_to_zero` if layers are frozen.
       variables: the optimizer's variables by name, `{v.path: np.asarray(v) for v in
         optimizer.variables}` (`v.name` in tf_keras); or by number, as a file has them, `{k: v[()]
         for k, v in h5py.File(path)["optimizer/vars"].items()}`, or all arrays of that file by path;
@@ -183,7 +180,7 @@ def load(
       weights: the trainable variables in order, by path: `{v.path: np.asarray(v) for v in
         model.trainable_variables}`, or by `v.name` in tf_keras. The order only matters for
         variables without names. It isn't that of a file, which is sorted.
-      to_params: your function from a dictionary like weights to a pytree of parameters.
+      to_params: from a dictionary like weights to your parameters.
       count: number of updates made, if variables lack it.
       in_order: say that weights are in the order of `model.trainable_variables`.
 
@@ -192,10 +189,7 @@ def load(
       weights have no place in it: a warning names them.
 
     Raises:
-      ValueError: naming all variables that are missing, too many or of a wrong shape; if variables
-        in order aren't as many as tx needs, or weights are sorted; if to_params does more than to
-        rearrange; for numbers that no RMSprop makes; for a sum of gradients that isn't complete;
-        and for a schedule without a count.
+      ValueError: also for a sum of gradients that isn't complete.
 
     Example:
       >>> variables = [np.int32(7), np.float32(0.1), np.full((2, 3), 4.0)]
@@ -203,9 +197,6 @@ def load(
       >>> opt_state = load(keras(0.1), variables, weights, lambda named: named)
       >>> print(opt_state[2].count, opt_state[2].nu["dense/kernel"][0])
       7 [4. 4. 4.]
-
-    References:
-      https://keras.io/api/optimizers/rmsprop/
     """
     weights = arrays.as_named(weights)
     port = pairing.probe(to_params, weights, ())
@@ -220,10 +211,7 @@ def load(
     found = {k: arrays.as_array(x) for k, x in saved.items()}
     wanted = {key: weights[n] for part in keys.values() for n, key in part.items()}
     _check_beside(found, wanted)
-    arrays.check(found, wanted)
-    means = {keys["nu"][n]: key for n, key in keys.get("mu", {}).items()}
-    arrays.check_numbers(found, keys["nu"].values(), means)
-    named = {part: {n: found[key] for n, key in own.items()} for part, own in keys.items()}
+    named = accumulators.by_name(found, wanted, keys)
     return accumulators.load(tx, template, port, named, count)
 
 
@@ -239,24 +227,18 @@ def dump(
     """Hands an optimizer back to Keras.
 
     Args:
-      tx: made by `dialects.keras` or `tf_keras_legacy`, maybe in a chain behind other parts.
+      tx: made by `dialects.keras` or `tf_keras_legacy`.
       opt_state: its state.
-      weights: any dictionary with the names and shapes of the parameters, in the order of
-        `model.trainable_variables`.
-      from_params: your function from a pytree of parameters to a dictionary like weights.
-      like: the variables of the optimizer by name, such as those that were loaded: their names,
-        their order and what is none of the accumulators stay.
-      params: the parameters; needed if some are frozen, for their shapes.
+      weights: in the order of `model.trainable_variables`.
+      from_params: the inverse of to_params.
+      like: the variables of the optimizer by name or by number, such as those that were loaded.
+      params: needed if some are frozen.
 
     Returns:
-      The optimizer's variables by name, in its order, so that
+      The optimizer's variables by name, or as in like, in its order, so that
       `for variable, x in zip(optimizer.variables, saved.values()): variable.assign(x)` loads them
       into Keras 3, and `optimizer.set_weights(list(saved.values()))` into tf_keras. There is no
       learning rate if tx has a schedule, as in Keras.
-
-    Raises:
-      ValueError: if tx isn't one of those above, if the names or shapes that come out of
-        from_params aren't those of weights, and if like has other variables.
 
     Example:
       >>> tx, params = keras(0.1), {"dense/kernel": np.zeros((2, 3), np.float32)}
@@ -265,8 +247,7 @@ def dump(
     """
     groups = accumulators.groups_of(tx, opt_state, writes=True)
     legacy = _check_dialects(groups)
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     count = max(int(group.rms.count) for group in groups)
     arguments = groups[0].arguments
@@ -275,10 +256,13 @@ def dump(
         keys, saved = _pair(like, groups, members, weights, True)
         changed = {k: named[part][n] for part, own in keys.items() for n, k in own.items()}
         step = _count_key({k: x for k, x in saved.items() if _last(k) in _HEADS})
-        changed |= {} if step is None else {step: np.asarray(count, np.asarray(like[step]).dtype)}
+        changed |= {} if step is None else {step: np.asarray(count, np.asarray(saved[step]).dtype)}
         if not callable(rate):
-            now = {k: np.float32(rate) for k in saved if _last(k) == "learning_rate"}
-            changed |= now
+            changed |= {k: np.float32(rate) for k in saved if _last(k) == "learning_rate"}
+        if _numbered(like):  # those in front are of a LossScaleOptimizer
+            numbers = list(_in_file_order(like))[-len(saved) :]
+            number_of = dict(zip(saved, numbers, strict=True))
+            changed = {number_of[k]: x for k, x in changed.items()}
         return {key: changed.get(key, x) for key, x in like.items()}
     prefix = arguments["name"] or "rmsprop"
     slots = {
@@ -291,20 +275,6 @@ def dump(
         return {f"{prefix}/{key}:0": x for key, x in {"iter": np.int64(count), **slots}.items()}
     head = {} if callable(rate) else {"learning_rate": np.float32(rate)}
     return {f"{prefix}/{k}": x for k, x in {"iteration": np.int32(count), **head, **slots}.items()}
-
-
-def dump_numbers(
-    tx: optax.GradientTransformation,
-    opt_state: optax.OptState,
-    weights: arrays.Named,
-    from_params: Callable[[Any], arrays.Named],
-    like: Mapping[str, Any],
-    params: optax.Params | None = None,
-) -> dict[str, Any]:
-    """The accumulators alone in Keras's order, by the numbers that they have in a file."""
-    saved = dump(tx, opt_state, weights, from_params, params=params)
-    slots = [x for key, x in saved.items() if _last(key) not in _HEADS]
-    return dict(zip(sorted(like, key=int), slots, strict=True))
 
 
 def _check_dialects(groups):
@@ -335,8 +305,10 @@ def _pair(variables, groups, members, weights, in_order):
     parts = {name: accumulators.wanted(groups[k]) for name, k in members.items()}
     blocks = {part: [n for n in members if part in parts[n]] for part in _SLOTS}
     blocks = {part: names for part, names in blocks.items() if names}
-    if not isinstance(variables, Mapping) or not variables or _numbered(variables):
-        found = _in_file_order(variables)
+    if not isinstance(variables, Mapping):
+        variables = {str(i): x for i, x in enumerate(variables)}
+    if _numbered(variables):
+        found = list(_in_file_order(variables).values())
         keys = {part: {n: _stems(n, part)[1] for n in own} for part, own in blocks.items()}
         total = sum(map(len, blocks.values()))
         saved = _by_number(found, [k for own in keys.values() for k in own.values()], len(members))
@@ -365,17 +337,14 @@ def _numbered(variables):
 
 
 def _in_file_order(variables):
-    """Variables in order, of a sequence, of numbers or of all that is in a file."""
-    if not isinstance(variables, Mapping):
-        return list(variables)
+    """The variables that are numbered, in order, alone or among all that is in a file."""
+    number = lambda key: int(key.rpartition("/")[2])
     for folder in ("optimizer/inner_optimizer/vars/", "optimizer/vars/"):
-        inside = {k.partition(folder)[2]: x for k, x in variables.items() if folder in k}
-        if inside:
-            variables = inside
-            break
+        if inside := [key for key in variables if folder in key]:
+            return {key: variables[key] for key in sorted(inside, key=number)}
     if not all(key.isdecimal() for key in variables):
         raise ValueError('The file has no "optimizer/vars": it was saved without its optimizer.')
-    return [variables[number] for number in sorted(variables, key=int)]
+    return {key: variables[key] for key in sorted(variables, key=number)}
 
 
 def _by_number(variables, keys, members):

@@ -1,5 +1,7 @@
 """RMSProp of MLX, `mlx.optimizers.RMSprop`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """RMSProp of Optax, in the place of `optax.rmsprop`, and the states of that."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -69,9 +71,6 @@ def optax(
       nesterov: look ahead by one step of momentum.
       bias_correction: free the averages of the value they start at.
 
-    Raises:
-      ValueError: for a number out of its range, and for initial_scale with bias_correction.
-
     Example:
       >>> import jax.numpy as jnp
       >>> from rmsprop_jax import dialects
@@ -122,19 +121,12 @@ def load(
     Returns:
       The state of tx. Accumulators that Optax keeps in bfloat16 become float32.
 
-    Raises:
-      ValueError: naming all arrays that are missing, too many or of a wrong shape; and for another
-        optimizer's state.
-
     Example:
       >>> params = jnp.zeros(2)
       >>> saved = _optax.rmsprop(0.1, initial_scale=3.0).init(params)
       >>> opt_state = load(optax(0.1, initial_scale=3.0), saved, params, count=7)
       >>> print(opt_state[0].count, opt_state[0].nu)
       7 [3. 3.]
-
-    References:
-      https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.rmsprop
     """
     template = tx.init(params)
     replace = {}
@@ -173,15 +165,12 @@ def dump(
     """Goes back to `optax.rmsprop`, in the same wrappers.
 
     Args:
-      tx: made by `dialects.optax`, maybe in what Optax wraps around it.
+      tx: made by `dialects.optax`, also in what Optax wraps around it.
       opt_state: its state.
       params: the parameters; only shapes, dtypes and shardings count.
 
     Returns:
       The state that `optax.rmsprop` has with the arguments of tx, in the dtypes that it has.
-
-    Raises:
-      ValueError: if tx isn't made by `dialects.optax`, and if opt_state isn't one of tx.
 
     Example:
       >>> tx = optax(0.1, centered=True)

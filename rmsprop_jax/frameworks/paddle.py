@@ -1,5 +1,7 @@
 """RMSProp of PaddlePaddle, `paddle.optimizer.RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 
@@ -35,6 +37,7 @@ def paddle(
     2. The learning rate is inside the momentum. (It isn't Nesterov's, though Paddle's documentation
        says so.)
     3. learning_rate has no default; rho = 0.95 and epsilon = 1e-6 are the others.
+
     MXNet's RMSProp with centered=False is this one too, its gamma1 being rho and its wd
     weight_decay.
 
@@ -48,10 +51,6 @@ def paddle(
         this is `L2Decay`.
       grad_clip: must be `None`.
       name: without effect here.
-
-    Raises:
-      ValueError: for a number out of its range, and for grad_clip, which is a part of its own in
-        Optax.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -109,14 +109,6 @@ def probe(
 # Order, where there are no names
 
 
-def is_buffer(name: str) -> bool:
-    """Whether PyTorch's layers call a buffer so."""
-    return (
-        re.fullmatch(r".*(running_mean|running_var|num_batches_tracked|position_ids)", name)
-        is not None
-    )
-
-
 def check_order(
     weights: Named, shapes: list[tuple[int, ...] | None], groups: list[int], trust: bool
 ) -> None:
@@ -182,20 +174,14 @@ def natural(name: str, weights_first: bool = False) -> list[Any]:
     return key
 
 
-def _modules(names: list[str]) -> dict[str, list[str]]:
-    """The names of the arrays of each module."""
-    modules: dict[str, list[str]] = {}
-    for name in names:
-        head, _, last = name.rpartition("." if "." in name else "/")
-        modules.setdefault(head, []).append(last)
-    return modules
-
-
 def _are_of_a_file(names: list[str]) -> bool:
     """Whether names are sorted as no model is: 10 before 2, a bias before its weight, or places."""
     if names != sorted(names):
         return False
-    modules = _modules(names)
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        head, _, last = name.rpartition("." if "." in name else "/")
+        modules.setdefault(head, []).append(last)
     biases_first = [["bias", "kernel"], ["bias", "weight"]]
     return (
         names != sorted(names, key=natural)

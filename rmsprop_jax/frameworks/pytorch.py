@@ -5,6 +5,8 @@
 a file; read files with `torch.load(path, weights_only=True)`, which executes nothing.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -117,18 +119,16 @@ def load(
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.OptState]:
     """Goes on with an optimizer of PyTorch.
 
-    The function that ports the weights ports the optimizer. It is called once with distinct
-    numbers, which tells where each element goes; the accumulators then go there.
+    What load and dump of all frameworks have in common is said in `interop`.
 
     Args:
       state_dict: of the optimizer; also as `get_optimizer_state_dict` of
         `torch.distributed.checkpoint` writes it, or the whole checkpoint of Lightning.
-      weights: the parameters by name, `dict(model.named_parameters())`; NumPy arrays or tensors. If
-        the checkpoint has names, the order doesn't matter, and what wrappers put into names
-        (`module.`, `_orig_mod.`) may be there or not. If it hasn't, weights are in the order in
-        which the optimizer got them, group by group.
-      to_params: your function from a dictionary like weights, but of NumPy arrays, to a pytree of
-        parameters. It may rename, transpose, reshape, stack and split.
+      weights: the parameters by name, `dict(model.named_parameters())`. If the checkpoint has
+        names, the order doesn't matter, and what wrappers put into names (`module.`, `_orig_mod.`)
+        may be there or not. If it hasn't, weights are in the order in which the optimizer got them,
+        group by group.
+      to_params: from a dictionary like weights to your parameters.
       lr: a learning rate instead of the saved one, such as the schedule, which a state_dict doesn't
         have; or a list with one for each group. A group's `lr_scale` multiplies a single one.
       dialect: `dialects.stable_baselines3` or `dialects.pytorch`, for a checkpoint of either
@@ -137,19 +137,18 @@ def load(
         step, no weight decay. `None` means those that the optimizer never got (if the checkpoint
         has names) and those without accumulators, unless none has any. A layer that is to be
         trained from now on is left out, and starts as in a new optimizer.
-      in_order: say that weights without names are in the right order, where arrays of one shape
-        could be exchanged.
+      in_order: say that weights without names are in the right order.
 
     Returns:
       The call of `dialects.pytorch`, `timm` or `stable_baselines3` with the hyperparameters of the
       checkpoint (in `optax.partition` if there are several groups, or frozen parameters), and its
-      state. The count of updates is restored, so that a schedule goes on.
+      state. The count of updates is restored, so that a schedule goes on. The bytes of bitsandbytes
+      become float32; `storage.pack(opt_state, nu=storage.U8)`, for `storage.store(tx,
+      nu=storage.U8)`, makes bytes of them again.
 
     Raises:
-      ValueError: naming all parameters that have no accumulator, one too many, or one of a wrong
-        shape; if their order is wrong, or could be; if to_params does more than to rearrange; for a
-        momentum that a scheduler cycles; for numbers that no RMSprop makes; for another optimizer's
-        checkpoint; and if several optimizers may have written this.
+      ValueError: also for a momentum that a scheduler cycles, and if several optimizers may have
+        written this.
       TypeError: for what is no state_dict, such as the path of a file.
 
     Example:
@@ -160,11 +159,6 @@ def load(
       >>> tx, opt_state = load(saved, {"fc.weight": np.zeros((3, 2))}, to_params)
       >>> print(opt_state[2].count, opt_state[2].nu["dense"]["kernel"].shape)
       7 (2, 3)
-
-    References:
-      https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html
-
-      https://docs.pytorch.org/docs/stable/generated/torch.load.html
     """
     content = state_dicts.read(state_dict)
     weights = arrays.as_named(weights)
@@ -365,17 +359,14 @@ def dump(
 
     Args:
       tx: made by `load`, by `dialects.pytorch`, `timm` or `stable_baselines3`, or by
-        `optax.partition` of those. What stands in front of the dialect in a chain, such as
-        clipping, is no part of an optimizer in PyTorch, and is left out.
+        `optax.partition` of those.
       opt_state: its state.
-      weights: any dictionary with the names and shapes of the parameters, in the order in which the
-        optimizer in PyTorch has them, such as the one given to `load`.
-      from_params: your function from a pytree of parameters to a dictionary like weights, the
-        inverse of to_params. It gets NumPy arrays.
+      weights: in the order in which the optimizer in PyTorch has them, as for `load`.
+      from_params: the inverse of to_params. It gets NumPy arrays.
       like: the state_dict that was loaded, or one of the optimizer that this is for. What it has
         besides stays: names, `initial_lr`, `lr_scale` and whatever else a scheduler keeps in a
         group, the order, and how many steps each parameter is behind.
-      params: the parameters; needed if some are frozen, for their shapes.
+      params: needed if some are frozen.
       bitsandbytes: write what its 32-bit RMSprop reads.
 
     Returns:
@@ -384,9 +375,7 @@ def dump(
       PyTorch have a state_dict of their own.
 
     Raises:
-      ValueError: if tx isn't one of those above or opt_state isn't its state, for what bitsandbytes
-        can't do, if the names or shapes that come out of from_params aren't those of weights, and
-        if like has other groups.
+      ValueError: also for what bitsandbytes can't do.
 
     Example:
       >>> tx = pytorch(lr=0.1, momentum=0.5)
@@ -401,8 +390,7 @@ def dump(
         if group.name not in _DIALECTS:
             raise ValueError(f"dialects.{group.name} isn't PyTorch: make it by dialects.pytorch.")
     is_complex = any("complex" in str(x.dtype) for x in weights.values())
-    trees = accumulators.take(groups, params, join=is_complex)
-    saved, group_of = accumulators.dump(trees, weights, from_params)
+    saved, group_of = accumulators.dump(groups, weights, from_params, params, is_complex)
     count = max(int(group.rms.count) for group in groups)
     slots = {
         name: {

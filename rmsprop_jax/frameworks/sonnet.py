@@ -1,5 +1,7 @@
 """RMSProp of Sonnet 2, `sonnet.optimizers.RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """RMSProp of Stable-Baselines3, `RMSpropTFLike`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

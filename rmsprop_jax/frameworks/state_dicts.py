@@ -184,7 +184,8 @@ def _wrong_number(number: int, names: list[str]) -> str:
         f"The optimizer has {number} parameters, weights has {len(names)}: pass those that the "
         "optimizer got, in its order"
     )
-    if buffers := [n for n in names if pairing.is_buffer(n)]:
+    called = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
+    if buffers := [n for n in names if n.endswith(called)]:
         return f"{text}, and no buffers, which are {', '.join(buffers)}."
     return f"{text}; or name as frozen those that it never got."
 

@@ -7,6 +7,8 @@ A checkpoint doesn't say with which hyperparameters it was made: you make
 Nothing here imports TensorFlow or reads a file.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,8 +101,7 @@ def load(
 ) -> optax.OptState:
     """Goes on with an optimizer of TensorFlow.
 
-    The function that ports the weights ports the optimizer. It is called once with distinct
-    numbers, which tells where each element goes; the accumulators then go there.
+    What load and dump of all frameworks have in common is said in `interop`.
 
     Args:
       tx: made by `dialects.tensorflow1`; for an object checkpoint of tf_keras by `tf_keras_legacy`
@@ -114,7 +115,7 @@ def load(
       weights: the trained variables, by their names in the checkpoint, with or without
         `/.ATTRIBUTES/VARIABLE_VALUE`; for `keras`, whose variables only have numbers there, in the
         order of `model.trainable_variables`.
-      to_params: your function from a dictionary like weights to a pytree of parameters.
+      to_params: from a dictionary like weights to your parameters.
       count: number of updates made, if the checkpoint has no `global_step` or `iter`.
       in_order: say that weights are in order, for `keras`.
 
@@ -122,9 +123,7 @@ def load(
       The state.
 
     Raises:
-      ValueError: naming all slots that are missing, too many or of a wrong shape, such as a second
-        one if tx isn't centered; if a name fits several slots; if to_params does more than to
-        rearrange; for numbers that no RMSProp makes; and for a schedule without a count.
+      ValueError: also if a name fits several slots.
 
     Example:
       >>> tx = tensorflow1(0.1, momentum=0.9)
@@ -132,9 +131,6 @@ def load(
       >>> opt_state = load(tx, slots, {"w": np.zeros(2)}, lambda named: named["w"])
       >>> print(opt_state[2].trace)  # in this chain the trace is what is added
       [-0.5  0.5]
-
-    References:
-      https://www.tensorflow.org/api_docs/python/tf/compat/v1/train/RMSPropOptimizer
     """
     weights = arrays.as_named(weights)
     port = pairing.probe(to_params, weights, ())
@@ -152,10 +148,8 @@ def load(
     saved = {
         k: arrays.as_array(x) for k, x in variables.items() if k in used or _is_slot(k, groups)
     }
-    arrays.check(saved, {key: weights[n] for part in keys.values() for n, key in part.items()})
-    means = {keys["nu"][n]: key for n, key in keys["mu"].items()}
-    arrays.check_numbers(saved, keys["nu"].values(), means)
-    named = {part: {n: saved[key] for n, key in own.items()} for part, own in keys.items()}
+    wanted = {key: weights[n] for part in keys.values() for n, key in part.items()}
+    named = accumulators.by_name(saved, wanted, keys)
     return accumulators.load(tx, template, port, named, count)
 
 
@@ -172,25 +166,26 @@ def dump(
     """Hands an optimizer back to TensorFlow.
 
     Args:
-      tx: made by `dialects.tensorflow1` or `tf_keras_legacy`, maybe in a chain behind other parts.
+      tx: made by `dialects.tensorflow1` or `tf_keras_legacy`.
       opt_state: its state.
-      weights: any dictionary with the names and shapes of the parameters.
-      from_params: your function from a pytree of parameters to a dictionary like weights.
+      weights: the parameters by name.
+      from_params: the inverse of to_params.
       optimizer: for the names of an object checkpoint, what the optimizer is called in it.
       like: the tensors that were loaded, whose names are kept, also those of numbered variables
         (then tx may be made by `keras`).
-      params: the parameters; needed if some are frozen, for their shapes.
+      params: needed if some are frozen.
 
     Returns:
       The slots by their names in a checkpoint, and with like or optimizer the count of updates.
-      TensorFlow 1 has a momentum always, 0 if tx has none. To load them, assign each to its slot
-      variable: `session.run([v.assign(saved[v.op.name]) for v in optimizer.variables()])` in a
-      graph; `optimizer.get_slot(v, "rms").assign(...)` for objects, after a first step has made
-      them; `optimizer.iterations.assign(...)` for the count.
+      TensorFlow 1 has a momentum always, 0 if tx has none.
 
-    Raises:
-      ValueError: if tx isn't one of those above, if the names or shapes that come out of
-        from_params aren't those of weights, and if like has other slots.
+      To load them, write a checkpoint like the one that was read (`variables`), with the weights,
+      too: `new = {**variables, **saved, **weights}`, `tf.raw_ops.SaveV2(prefix=path,
+      tensor_names=list(new), shape_and_slices=[""] * len(new), tensors=list(new.values()))`.
+      `tf.compat.v1.train.Saver` restores it, or `tf.train.Checkpoint`. Without one, assign each to
+      its slot variable: `session.run([v.assign(saved[v.op.name]) for v in optimizer.variables()])`
+      in a graph; `optimizer.get_slot(v, "rms").assign(...)` for objects, after a first step has
+      made them; `optimizer.iterations.assign(...)` for the count.
 
     Example:
       >>> tx, params = tensorflow1(0.1, centered=True), {"w": np.zeros(2, np.float32)}
@@ -206,11 +201,12 @@ def dump(
     }
     if all(group.name == "keras" for group in groups) and like is not None:
         numbered = _numbered(like)
-        new = keras_variables.dump_numbers(tx, opt_state, weights, from_params, numbered, params)
+        new = keras_variables.dump(
+            tx, opt_state, weights, from_params, like=numbered, params=params
+        )
         of_key = {m[2]: key for key in like if (m := _NUMBER.fullmatch(key))}
         return {of_key[number]: x for number, x in new.items()} | counts
-    trees = accumulators.take(groups, params)
-    named, group_of = accumulators.dump(trees, weights, from_params)
+    named, group_of = accumulators.dump(groups, weights, from_params, params)
     members = {name: k for name, k in group_of.items() if k >= 0}
     keys = _keys(like or {}, groups, members, optimizer)
     if optimizer is not None and like is None:

@@ -1,5 +1,7 @@
 """RMSProp of Keras 2 before TensorFlow 2.11, today `tf_keras.optimizers.legacy.RMSprop`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 
@@ -72,9 +74,6 @@ def tf_keras_legacy(
       global_clipnorm: largest norm of all gradients together, more than 0; not with clipnorm.
       lr: an older name of learning_rate, which it replaces if given.
       decay: of the learning rate (not of an average), 0 or more.
-
-    Raises:
-      ValueError: for a number out of its range, and for clipnorm with global_clipnorm.
 
     Example:
       >>> import jax.numpy as jnp

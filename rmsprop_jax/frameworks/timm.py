@@ -1,5 +1,7 @@
 """RMSProp of timm, `timm.optim.RMSpropTF`: TensorFlow's in PyTorch, and more."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 
@@ -70,11 +72,8 @@ def timm(
       caution: as above; without momentum it has no effect, as in timm.
       foreach: without effect here; it chooses an implementation.
       max_lr: the highest learning rate, more than 0. timm takes it from the lr that its optimizer
-        is built with, which is right for a constant lr here too, but a schedule doesn't tell it.
-
-    Raises:
-      ValueError: for a number out of its range, and for corrected_weight_decay with a schedule but
-        without max_lr.
+        is built with, which is right for a constant lr here too; with a schedule it must be given
+        if corrected_weight_decay is.
 
     Example:
       >>> import jax.numpy as jnp

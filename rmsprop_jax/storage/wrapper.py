@@ -1,5 +1,7 @@
 """Wraps a transformation, so that its accumulators are kept in formats."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -84,7 +86,7 @@ def store(
       ValueError: for a seed out of range; for no format, and for one that can't hold the
         accumulator; from `init`, for accumulators that the state of `tx` doesn't have, or that are
         integers or complex numbers; from `update`, for a state that isn't of these formats.
-      TypeError: for a format that is none, and a seed that is no integer.
+      TypeError: for what is not a format, and a seed that is not an integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -200,14 +202,23 @@ def extremes(state: StoreState, **formats: Format | DTypeLike) -> dict[str, Extr
     """
     chosen = _chosen(formats)
     _check_formats(state, chosen)
-    found = {}
+    return {jax.tree_util.keystr(leaf.path): ends for leaf, ends in _ends(state, chosen)}
+
+
+def extremes_of_parameters(
+    state: StoreState, **formats: Format | DTypeLike
+) -> list[tuple[tuple[Any, ...], Extremes]]:
+    """The same with the path of the parameter, once for each of its stored accumulators."""
+    return [(leaf.below, ends) for leaf, ends in _ends(state, _chosen(formats))]
+
+
+def _ends(state, chosen):
     for leaf in _leaves(state.inner, chosen)[0]:
         if leaf.form is not None:
             x = jnp.abs(leaf.form.decode(leaf.x))
             largest = getattr(leaf.form, "largest", np.inf)
             numbers = (jnp.sum(x == 0), jnp.sum(x >= largest), jnp.sum(jnp.isnan(x)))
-            found[jax.tree_util.keystr(leaf.path)] = Extremes(*numbers, x.size)
-    return found
+            yield leaf, Extremes(*numbers, x.size)
 
 
 def _chosen(formats):

@@ -98,6 +98,20 @@ class Store:
     def __exit__(self, *error):  # noqa: D105
         self._locks.close()
 
+    def check(self, known: dict[str, Any]) -> None:
+        """Refuses to go on with a run that is known to be another, before anything is done.
+
+        Raises:
+          ValueError: if the newest checkpoint that can be read is of another run.
+        """
+        if not self._source:
+            return
+        with _quiet():
+            for path in [self._source / str(step) for step in steps(self._source)]:
+                with contextlib.suppress(_Damage):
+                    _refuse_other(path, _about(path)["run"], known)
+                    return
+
     def restore(self, run: dict[str, Any], like: Any) -> tuple[Any, list[Any]]:
         """Returns the state, made `like` another, and the history of the newest whole checkpoint.
 
@@ -192,25 +206,45 @@ def _checksum(run: dict[str, Any], history: list[Any], state: Any) -> int:
     return crc
 
 
+def _about(path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint says about itself: its run, the history and the checksum."""
+    import orbax.checkpoint as ocp
+
+    with _read_of(path) as item:
+        return item(about=ocp.args.JsonRestore())["about"]
+
+
+def _refuse_other(path: Path, found: dict[str, Any], run: dict[str, Any]) -> None:
+    """Raises if a checkpoint is of another run."""
+    for name, value in run.items():
+        if (saved := found.get(name)) != value:
+            raise ValueError(f"{name}={value!r}, but the run in {path} has {name}={saved!r}.")
+
+
 def _read(path: Path, run: dict[str, Any], like: Any) -> tuple[Any, list[Any]]:
     """Returns state and history of a checkpoint, or raises for another run or damage."""
     import orbax.checkpoint as ocp
 
+    about = _about(path)
+    _refuse_other(path, found := about["run"], run)
+    if found != run:
+        raise _Damage(f"its run has {sorted(found.keys() - run.keys())} besides")
+    with _read_of(path) as item:
+        state = item(state=ocp.args.StandardRestore(like))["state"]
+        if _checksum(run, about["history"], state) != about["crc32"]:
+            raise ValueError("its checksum is another")
+        return state, about["history"]
+
+
+@contextlib.contextmanager
+def _read_of(path: Path) -> Generator[Any]:
+    """A reader of the items of a checkpoint; what fails inside is damage."""
+    import orbax.checkpoint as ocp
+
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            item = lambda **item: reader.restore(path.absolute(), ocp.args.Composite(**item))
-            about = item(about=ocp.args.JsonRestore())["about"]
-            found, history, crc = about["run"], about["history"], about["crc32"]
-            if found == run:
-                state = item(state=ocp.args.StandardRestore(like))["state"]
-                if _checksum(run, history, state) != crc:
-                    raise ValueError("its checksum is another")
-                return state, history
+            yield lambda **item: reader.restore(path.absolute(), ocp.args.Composite(**item))
     except jax.errors.JaxRuntimeError:  # another process is gone
         raise
     except Exception as error:  # whatever Orbax makes of what it finds there
         raise _Damage(str(error).partition("\n")[0] or type(error).__name__) from None
-    for name, value in run.items():
-        if (saved := found.get(name)) != value:
-            raise ValueError(f"{name}={value!r}, but the run in {path} has {name}={saved!r}.")
-    raise _Damage(f"its run has {sorted(found.keys() - run.keys())} besides")

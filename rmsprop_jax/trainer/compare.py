@@ -10,18 +10,18 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-import tyro
 from tqdm import tqdm
 
 import rmsprop_jax
 from rmsprop_jax import dialects
 from rmsprop_jax.examples.data import Dataset, load
 from rmsprop_jax.trainer import many, options, reports, training
+from rmsprop_jax.trainer.options import Compare as Config
 
 # By name, what makes each optimizer; the learning rate is the first argument of them all.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -30,23 +30,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     **{name: getattr(dialects, name) for name in dialects.__all__},
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(options.Task):
-    """Trains on MNIST with several optimizers and prints how they end.
-
-    The optimizers are rmsprop, adam, sgd, and what other frameworks call RMSProp: burn, graves,
-    keras, mlx, optax, paddle, pytorch, sonnet, stable_baselines3, tensorflow1, tf_keras_legacy,
-    timm.
-    """
-
-    optimizers: tuple[str, ...] = ("rmsprop", "adam", "sgd")
-    """Names, each with its framework's defaults; NAME=RATE also sets the learning rate."""
-    learning_rate: Annotated[float | None, options.default("its framework's, or 0.001")] = None
-    """Step size of those named without one."""
-    seeds: int = 5
-    """Runs of each optimizer, with the seeds 0, 1, 2, ..."""
 
 
 class Row(NamedTuple):
@@ -100,7 +83,8 @@ def compare(config: Config) -> Result:
                 print(f"{data.name}: {name}, {rate:g}: {seconds:.2f} s", flush=True)
     print(table(rows))
     if config.plot:
-        draw(config.plot, f"{config.model} model on {data.name}, seeds: {config.seeds}", rows)
+        how = f"batch size {config.batch_size}, seeds {config.seeds}"
+        draw(config.plot, f"{config.model} model on {data.name}, {how}", rows)
     if config.json:
         reports.write_json(config.json, dataclasses.asdict(config), data.name, rows)
     return Result(data.name, rows)
@@ -216,8 +200,3 @@ def default_rate(name: str) -> float:
     """Returns the learning rate that an optimizer has if none is given."""
     first, *_ = inspect.signature(OPTIMIZERS[name]).parameters.values()
     return options.Config.learning_rate if first.default is first.empty else first.default
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `rmsprop-jax compare`."""
-    compare(tyro.cli(Config, prog="rmsprop-jax compare", args=args))

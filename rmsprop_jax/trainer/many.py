@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop_jax.trainer.options import Config, Task, checked
+from rmsprop_jax.trainer.options import Compare, Config, Output, Sweep, Task, checked
 
 
-def single(task: Task, **options: Any) -> Config:
+def single(task: Sweep | Compare, **options: Any) -> Config:
     """Returns one run of the task with more `options`; refuses what `rmsprop-jax mnist` refuses."""
-    shared = {field.name: getattr(task, field.name) for field in dataclasses.fields(Task)}
+    fields = (*dataclasses.fields(Task), *dataclasses.fields(Output))
+    shared = {field.name: getattr(task, field.name) for field in fields}
     return checked(Config(**shared, **options))
 
 
@@ -25,7 +26,7 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ValueError(f"{name} has {value!r} twice.")
 
 
-def check_count(task: Task, *names: str) -> None:
+def check_count(task: Sweep | Compare, *names: str) -> None:
     """Raises for an option that is less than 1."""
     for name in names:
         if (value := getattr(task, name)) < 1:

@@ -7,20 +7,19 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 import sys
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import tyro
 from flax import nnx
 
 from rmsprop_jax.examples import mnist
 from rmsprop_jax.examples.data import load
 from rmsprop_jax.trainer import devices, processes, reports, training
 from rmsprop_jax.trainer.checkpoints import Store
-from rmsprop_jax.trainer.options import Config, checked, identity
+from rmsprop_jax.trainer.options import ARGUMENTS, Config, checked, identity
 
 
 class Epoch(NamedTuple):
@@ -30,6 +29,7 @@ class Epoch(NamedTuple):
     loss: float  # mean over the training images, each at the step that used it
     test_accuracy: float  # 0 to 1, after the epoch
     seconds: float  # training and testing; in the first epoch also compilation
+    learning_rate: float = math.nan  # in force after the epoch; NaN from checkpoints without it
 
 
 class Result(NamedTuple):
@@ -64,6 +64,7 @@ def train(config: Config) -> Result:
     with Store(config.save, config.resume) as store:
         mesh = devices.mesh(config.devices)
         config = dataclasses.replace(config, devices=mesh.size // jax.process_count())
+        store.check({k: v for k, v in identity(config, "").items() if k != "dataset"})
         data = load(config.dataset, config.data_dir)
         run = identity(config, data.name)
         same = run | {name: getattr(config, name) for name in ("epochs", "save", "resume")}
@@ -89,28 +90,38 @@ def train(config: Config) -> Result:
         for epoch in epochs:
             began = time.perf_counter()
             state, loss, accuracy = program.epoch(state, epoch)
-            history.append(Epoch(epoch, loss, accuracy, time.perf_counter() - began))
+            seconds, rate = time.perf_counter() - began, program.learning_rate(state)
+            history.append(Epoch(epoch, loss, accuracy, seconds, rate))
             store.save(run, state, history)
             write(
                 f"{data.name}: epoch {epoch}/{config.epochs}, training loss {loss:.4f}, "
                 f"test accuracy {accuracy:.2%}, {history[-1].seconds:.3f} s"
             )
         if first and config.plot:
-            title = f"{config.model}, {config.optimizer} on {data.name}"
-            reports.draw(config.plot, title, history)
+            reports.draw(config.plot, title(config, data.name), history)
         if first and config.json:
             reports.write_json(config.json, dataclasses.asdict(config), data.name, history)
         return Result(data.name, history, program.model(state))
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `rmsprop-jax mnist`.
+def title(config: Config, dataset: str) -> str:
+    """Returns what is to be read above a picture of a run: all that was chosen for it."""
+    names = ("learning_rate", *ARGUMENTS[config.optimizer], "schedule", "batch_size", "seed")
+    given = {name: getattr(config, name) for name in names}
+    told = (
+        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"
+        for name, value in given.items()
+        if value is not None and value is not False and value != "constant"
+    )
+    return f"{config.model} model on {dataset}, {config.optimizer}\n{', '.join(told)}"
+
+
+def run(config: Config) -> None:
+    """Runs `rmsprop-jax mnist`.
 
     It runs the example where that does all that is asked for: one device, and none of the options
     that the example doesn't have.
     """
-    prog = "rmsprop-jax mnist"
-    config = tyro.cli(Config, prog=prog, args=args, config=(tyro.conf.FlagCreatePairsOff,))
     given = {
         field.name: value
         for field in dataclasses.fields(config)
@@ -121,5 +132,6 @@ def main(args: Sequence[str] | None = None) -> None:
         checked(config)
         mnist.train(**given)
         return
+    prog = "rmsprop-jax mnist"
     with processes.together(prog) if config.coordinator else contextlib.nullcontext():
         train(config)

@@ -1,5 +1,6 @@
 """The files that runs leave for people: reports and pictures, each whole or not there."""
 
+import datetime
 import errno
 import importlib.metadata
 import io
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import rmsprop_jax
 
+# Of the JSON files; it changes when a program that reads them has to.
+SCHEMA = 1
 # What a full disk, a full quota and a limit on the size of files are called.
 FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
@@ -54,34 +55,45 @@ def write_figure(path: Path, figure: Any) -> None:
 
 
 def draw(path: Path, title: str, history: Sequence[Any]) -> None:
-    """Plots training loss and test accuracy over the epochs."""
+    """Plots loss and accuracy over the epochs, and the learning rate where it changes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    figure.suptitle(title)
-    epochs, losses, accuracies, _ = zip(*history, strict=True)
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, losses, marker="o")
-    left.set(xlabel="epoch", ylabel="mean training loss", xticks=epochs)
-    right.plot(epochs, accuracies, marker="o")
-    right.set(xlabel="epoch", ylabel="test accuracy", xticks=epochs)
+    lines = {
+        "mean training loss": [row.loss for row in history],
+        "test accuracy, %": [100 * row.test_accuracy for row in history],
+        "learning rate after the epoch": [row.learning_rate for row in history],
+    }
+    if len({rate for rate in lines["learning rate after the epoch"] if math.isfinite(rate)}) < 2:
+        del lines["learning rate after the epoch"]
+    figure = Figure(figsize=(4 * len(lines), 3.8), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    epochs = [row.epoch for row in history]
+    for panel, (label, values) in zip(figure.subplots(1, len(lines)), lines.items(), strict=True):
+        panel.plot(epochs, values, marker="o")
+        panel.set(xlabel="epoch", ylabel=label)
+        panel.xaxis.get_major_locator().set_params(integer=True)
     write_figure(path, figure)
 
 
 def write_json(path: Path, config: dict[str, Any], dataset: str, rows: Sequence[Any]) -> None:
     """Writes all there is to know about one run or many.
 
-    Each of the rows, such as an `Epoch`, is a named tuple with a `loss`.
+    Each of the rows, such as an `Epoch`, is a named tuple.
     """
+    import jax  # what writes no report of a run needn't wait for JAX
+
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions |= {"rmsprop_jax": rmsprop_jax.__version__, "python": platform.python_version()}
-    finite = lambda loss: loss if math.isfinite(loss) else None  # JSON has no NaN
+    nan = lambda x: isinstance(x, float) and not math.isfinite(x)
+    finite = lambda x: None if nan(x) else x  # JSON has no NaN
     report = {
+        "schema": SCHEMA,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset": dataset,
         "config": config,
         "versions": versions,
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores",
-        "epochs": [row._asdict() | {"loss": finite(row.loss)} for row in rows],
+        "epochs": [{k: finite(v) for k, v in row._asdict().items()} for row in rows],
     }
     write(path, (json.dumps(report, indent=2, default=str) + "\n").encode())

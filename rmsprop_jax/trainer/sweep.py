@@ -12,49 +12,22 @@ import io
 import itertools
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 import rmsprop_jax
 from rmsprop_jax.examples.data import Dataset, load
 from rmsprop_jax.trainer import many, options, reports, training
+from rmsprop_jax.trainer.options import Sweep as Config
 
 GRID = ("learning_rate", "decay", "eps", "momentum")
 AXES = training.State._make([None, 0, 0, 0])  # settings differ in all but the number of steps made
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(options.Task):
-    """Trains on MNIST with all combinations of hyperparameters at once, and prints the best.
-
-    The best are those with the highest test accuracy after the last epoch. Chosen by it, they seem
-    a little better than they are.
-    """
-
-    learning_rate: tuple[float, ...] = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-    """Step sizes."""
-    decay: tuple[float, ...] = (0.9, 0.95, 0.98, 0.99)
-    """Rates of the average of squared gradients."""
-    eps: tuple[float, ...] = (1e-8,)
-    """Added to the denominator."""
-    momentum: tuple[float, ...] = (0.0,)
-    """Rates of the trace; 0 is no momentum."""
-    seeds: int = 1
-    """Runs of each setting, with the seeds 0, 1, 2, ..."""
-    chunk: int = 64
-    """Settings trained at once on each device; fewer where the memory doesn't hold them."""
-    top: int = 10
-    """Settings in the table."""
-    csv: Annotated[Path | None, options.default("no CSV")] = None
-    """CSV file for the results of every run and epoch."""
 
 
 class Row(NamedTuple):
@@ -144,7 +117,8 @@ def sweep(config: Config) -> Result:
         write(config, data.name, rows)  # the interrupt may have come between chunk and files
         print(table(rows, config.top))
         if config.plot:
-            draw(config.plot, f"{config.model} model on {data.name}, {config.epochs} epochs", rows)
+            how = f"{config.epochs} epochs, batch size {config.batch_size}, seeds {config.seeds}"
+            draw(config.plot, f"{config.model} model on {data.name}, {how}", rows)
     return Result(data.name, rows, finished)
 
 
@@ -340,9 +314,3 @@ def checked(config: Config) -> options.Config:
             many.single(config, **{name: value})
     options.check_file("csv", config.csv)
     return many.single(config)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `rmsprop-jax sweep`."""
-    if not sweep(tyro.cli(Config, prog="rmsprop-jax sweep", args=args)).finished:
-        sys.exit(130)  # as shells expect of a command that Ctrl-C ended

@@ -26,12 +26,16 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
+def schedule(config: Config, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+    """Returns the learning rate, before a plateau halves it."""
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps_per_epoch)
+    return config.learning_rate
+
+
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer; its `update` needs the loss, as `value`, for the plateau schedule."""
-    learning_rate = config.learning_rate
-    if config.schedule == "cosine":
-        steps = config.epochs * steps_per_epoch
-        learning_rate = optax.cosine_decay_schedule(learning_rate, steps)
+    learning_rate = schedule(config, steps_per_epoch)
     make = {"rmsprop": rmsprop_jax.rmsprop, "adam": optax.adam, "sgd": optax.sgd}
     arguments = {name: getattr(config, name) for name in ARGUMENTS[config.optimizer]}
     tx = make[config.optimizer](learning_rate, **arguments)
@@ -127,6 +131,7 @@ class Program(NamedTuple):
 
     start: State
     epoch: Callable[[State, int], tuple[State, float, float]]  # the new state, loss, accuracy
+    learning_rate: Callable[[State], float]  # in force at the next step
     model: Callable[[State], nnx.Module]
 
 
@@ -149,4 +154,12 @@ def prepare(config: Config, data: Dataset, mesh: jax.sharding.Mesh) -> Program:
         correct = int(count_correct(graphdef, state, *test_batches))
         return state, float(loss), correct / len(data.test_labels)
 
-    return Program(state, epoch, lambda state: nnx.merge(graphdef, state.params, state.rest))
+    def learning_rate(state):
+        if config.schedule == "plateau":
+            return config.learning_rate * float(state.opt_state[-1].scale)
+        rate: Any = schedule(config, len(shuffled(config, 1, n)))
+        return float(rate(int(state.step)) if callable(rate) else rate)
+
+    return Program(
+        state, epoch, learning_rate, lambda state: nnx.merge(graphdef, state.params, state.rest)
+    )

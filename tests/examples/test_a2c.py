@@ -62,7 +62,7 @@ def test_seeds_learn_together_and_apart():
 
 
 def test_table(capsys):
-    a2c.main(["--seeds", "2", "--steps", "2000", "--lines", "5"])
+    a2c.report(seeds=2, steps=2000, lines=5)
     header, *lines, _ = capsys.readouterr().out.splitlines()
     assert header.split() == ["steps", "mean", "seed", "0", "seed", "1"]
     assert [line.split()[0] for line in lines] == ["400", "800", "1200", "1600", "2000"]

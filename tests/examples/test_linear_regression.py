@@ -39,7 +39,7 @@ def test_trajectory(numbers, eps_in_sqrt):
 
 
 def test_table(capsys):
-    linear_regression.main(["--steps", "1000", "--every", "400"])
+    linear_regression.fit(steps=1000, every=400)
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert list(rows)[2:] == ["0", "400", "800", "1000", "best"]
     rng = np.random.default_rng(0)

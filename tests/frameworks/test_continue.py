@@ -1,7 +1,6 @@
 """A run that changes frameworks in the middle, twice, ends where it would have ended without."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +211,7 @@ def test_tensorflow1_slots_to_here(case, dtype):
 
 
 def recorded_slots(case, dtype):
-    with np.load(Path(trajectories.__file__).parent / "recorded" / "tensorflow1_slots.npz") as file:
+    with np.load(trajectories.RECORDINGS / "tensorflow1_slots.npz") as file:
         start = f"{case}/{dtype}/"
         checkpoint = {k.removeprefix(start): file[k] for k in file if k.startswith(start)}
         return json.loads(str(file["configs"]))[case]["kwargs"], checkpoint

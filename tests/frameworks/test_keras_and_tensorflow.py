@@ -52,6 +52,16 @@ def test_real_keras_variables(lr, momentum, centered, tmp_path):
         assert list(again) == list(named)
         for path, x in named.items():
             np.testing.assert_array_equal(again[path], x)
+    # Into the file, by number, and from there into Keras.
+    again = keras.dump(tx, expected, weights, same, like={k: 0 * x for k, x in in_file.items()})
+    with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
+        for k, x in again.items():
+            file["optimizer/vars"][k][...] = x
+    for variable in optimizer.variables:
+        variable.assign(np.zeros(variable.shape))
+    model.load_weights(tmp_path / "model.weights.h5")
+    for variable in optimizer.variables:
+        np.testing.assert_array_equal(variable, named[variable.path])
 
 
 def message(load, *arguments, **options):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from real_checkpoints import STEPS, family, gradient
 
-from rmsprop_jax import dialects
+from rmsprop_jax import dialects, storage
 from rmsprop_jax.frameworks import pairing
 from rmsprop_jax.interop import pytorch
 
@@ -143,6 +143,21 @@ def test_goes_on_and_back(kind):
         for key, x in theirs.items():
             if key not in ("lr", "momentum"):
                 assert mine[key] == x or (key == "betas" and list(mine[key]) == x), key
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("U16", 0.01), ("BF16", 0.01), ("U8", 0.1)])
+def test_eight_bits_stay_few(form, tolerance):
+    """From the bytes of bitsandbytes into those of a format here, by one call, and on."""
+    case = family("bitsandbytes")["8bit"]
+    tx, state, weights = loaded(("bitsandbytes", "8bit"), case)
+    form = getattr(storage, form)
+    state, tx = storage.pack(state, nu=form), storage.store(tx, nu=form)
+    stored = {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim}
+    assert stored == {str(jnp.dtype(form.dtype))}
+    params, _ = go_on(tx, state, weights, case["still"])
+    here = from_params(params)
+    for name, x in case["final"].items():
+        np.testing.assert_allclose(here[name], x, rtol=0, atol=tolerance * np.abs(x).max())
 
 
 @pytest.mark.parametrize("kind", list(REFUSED), ids="-".join)

@@ -7,7 +7,8 @@ Run in the environment of the framework (see README.md):
 
 Every function below named after a framework takes a configuration and a dtype and returns the
 parameters after each of the steps. The learning rate is set before every step, in the way that the
-framework offers; hyperparameters are spelled as the framework spells them.
+framework offers; hyperparameters are spelled as the framework spells them. What PyTorch, timm and
+Keras do is in ``oracles.py``: the tests run it, too, where these are installed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from trajectories import (
     RECORDED_STEPS,
     SIZE,
@@ -409,9 +410,13 @@ FRAMEWORKS = {  # name: (function, configurations, dtypes, distributions whose v
 NPM = {"tensorflowjs": {"@tensorflow/tfjs": "4.22.0"}}  # what `npm install` was asked for
 
 
-def about(distributions: tuple[str, ...], npm: dict[str, str] | None = None) -> str:
+LIVE = {"pytorch": ("torch",), "timm": ("timm", "torch"), "keras": ("keras", "jax")}
+
+
+def about(distributions: tuple[str, ...], npm: dict[str, str] | None = None, **more: Any) -> str:
     return json.dumps(
         {
+            **more,
             "versions": {
                 **{name: importlib.metadata.version(name) for name in distributions},
                 **(npm or {}),
@@ -470,21 +475,33 @@ def record(framework: str) -> None:
     params: dict[str, Any] = {
         dtype: np.stack([function(config, dtype)[kept] for config in configs]) for dtype in dtypes
     }
+    save(framework, about(distributions, NPM.get(framework)), configs, params)
+
+
+def record_live(framework: str) -> None:
+    import oracles
+
+    configs, _ = oracles.live(framework, "float64", 1)
+    params = {dtype: oracles.live(framework, dtype)[1] for dtype in oracles.TOLERANCES}
+    arguments = oracles.signature(framework)
+    save(framework, about(LIVE[framework], signature=arguments), configs, params)
+
+
+def save(framework: str, about: str, configs: list[Config], params: dict[str, Any]) -> None:
     path = Path(__file__).parent / f"{framework}.npz"
     np.savez_compressed(
-        path,
-        about=np.array(about(distributions, NPM.get(framework))),
-        configs=np.array(json.dumps(configs)),
-        **params,
+        path, about=np.array(about), configs=np.array(json.dumps(configs)), **params
     )
     print(f"{path.name}: {len(configs)} configurations, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Record real frameworks.")
-    parser.add_argument("framework", nargs="+", choices=[*FRAMEWORKS, "tensorflow1_slots"])
+    parser.add_argument("framework", nargs="+", choices=[*FRAMEWORKS, *LIVE, "tensorflow1_slots"])
     for name in parser.parse_args().framework:
         if name == "tensorflow1_slots":
             tensorflow1_slots()
+        elif name in LIVE:
+            record_live(name)
         else:
             record(name)

@@ -247,6 +247,13 @@ def test_going_on_from_an_older_one(tmp_path, capsys):
     gc.collect()  # here, not in another test
 
 
+def test_another_run_is_refused_before_any_data_is_touched(tmp_path, monkeypatch):
+    train(dataclasses.replace(DIGITS, save=tmp_path, epochs=1))
+    monkeypatch.setattr(mnist, "load", lambda *args: pytest.fail("data was loaded"))
+    with pytest.raises(ValueError, match=r"decay=0.5, but the run in .*/1 has decay=0.9"):
+        train(dataclasses.replace(DIGITS, resume=tmp_path, decay=0.5))
+
+
 # In use.
 
 

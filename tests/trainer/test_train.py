@@ -1,9 +1,11 @@
 """Training: against PyTorch and NumPy, what it says and writes, and what it refuses."""
 
 import dataclasses
+import datetime
 import functools
 import json
 import sys
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from runs import DIGITS, NAME, REAL, assert_identical, real_mnist, results
 
 from rmsprop_jax.examples import data
 from rmsprop_jax.examples import mnist as example
-from rmsprop_jax.trainer import mnist, training
+from rmsprop_jax.trainer import commands, mnist, reports, training
 from rmsprop_jax.trainer.mnist import train
 from rmsprop_jax.trainer.models import MODELS
 from rmsprop_jax.trainer.options import Config
@@ -49,7 +51,7 @@ def test_same_as_pytorch(request):
         model.weight.copy_(torch.tensor(np.asarray(start["out"]["kernel"][...])))
         model.bias.copy_(torch.tensor(np.asarray(start["out"]["bias"][...])))
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-8)
-    for epoch, loss, accuracy, _ in ours.history:
+    for epoch, loss, accuracy, *_ in ours.history:
         order = training.shuffled(config, epoch, len(y)).ravel()
         assert sorted(order[order >= 0]) == list(range(60_000))
         total = 0.0
@@ -73,7 +75,7 @@ def test_same_as_numpy(batch_size):
     x, y = dataset.train_images.reshape(-1, 64) / 255, dataset.train_labels
     tx, ty = dataset.test_images.reshape(-1, 64) / 255, dataset.test_labels
     w, nu = np.zeros((65, 10)), np.zeros((65, 10))  # the last row is the bias
-    for epoch, loss, accuracy, _ in ours.history:
+    for epoch, loss, accuracy, *_ in ours.history:
         order = training.shuffled(config, epoch, len(y)).ravel()
         order, total = order[order >= 0], 0.0
         for i in range(0, len(order), batch_size):
@@ -163,6 +165,10 @@ def test_report_and_picture(tmp_path, capsys):
     report.write_text("old")
     result = train(dataclasses.replace(DIGITS, json=report, plot=picture, momentum=0.5))
     about = json.loads(report.read_text())
+    assert about["schema"] == 1
+    assert datetime.datetime.fromisoformat(about["date"]) > datetime.datetime(
+        2026, 1, 1, tzinfo=UTC
+    )
     assert about["dataset"] == NAME
     assert about["config"]["decay"] == 0.9
     assert about["config"]["momentum"] == 0.5
@@ -173,10 +179,31 @@ def test_report_and_picture(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.png"]
     lines = capsys.readouterr().out.splitlines()
-    for (epoch, loss, accuracy, _), line in zip(result.history, lines, strict=True):
+    for (epoch, loss, accuracy, *_), line in zip(result.history, lines, strict=True):
         start = f"{NAME}: epoch {epoch}/2, training loss {loss:.4f}, test accuracy {accuracy:.2%}, "
         assert line.startswith(start)
         assert line.endswith(" s")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+def test_learning_rates_are_told_and_drawn(tmp_path, monkeypatch, schedule):
+    labels: list[str] = []
+    write = reports.write_figure
+    told = lambda path, figure: labels.extend(panel.get_ylabel() for panel in figure.axes)
+    monkeypatch.setattr(reports, "write_figure", lambda *args: (told(*args), write(*args)))
+    config = dataclasses.replace(DIGITS, schedule=schedule, plot=tmp_path / "a.png", epochs=3)
+    if schedule == "plateau":
+        # BatchNorm has a scale, too.
+        config = dataclasses.replace(config, model="cnn", learning_rate=1.0, epochs=6)
+    rates = [epoch.learning_rate for epoch in train(config).history]
+    assert ("learning rate after the epoch" in labels) == (schedule != "constant")
+    if schedule == "constant":
+        assert rates == [1e-3] * 3
+    elif schedule == "cosine":
+        assert rates == pytest.approx([0.75e-3, 0.25e-3, 0], abs=1e-9)
+    else:
+        assert set(rates) <= {0.5**n for n in range(12)}
+        assert rates[-1] < 1
 
 
 def test_json_of_a_run_that_diverged(tmp_path):
@@ -217,7 +244,7 @@ def test_the_example_runs_what_it_can(monkeypatch, args, count, given):
     monkeypatch.setattr(jax, "local_device_count", lambda: count)
     monkeypatch.setattr(example, "train", fake)
     monkeypatch.setattr(mnist, "train", ran.append)
-    mnist.main(args)
+    commands.mnist(args)
     (got,) = ran
     assert isinstance(got, Config) if given is None else given.items() <= got.items()
 

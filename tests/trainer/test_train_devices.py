@@ -46,7 +46,7 @@ def test_same_as_on_one_device(count, change):
     many = train(dataclasses.replace(config, devices=count))
     assert training.train_epoch._cache_size() == compiled + 1
     one = train(dataclasses.replace(config, devices=1))
-    for (_, loss, accuracy, _), expected in zip(many.history, one.history, strict=True):
+    for (_, loss, accuracy, *_), expected in zip(many.history, one.history, strict=True):
         assert loss == pytest.approx(expected.loss, abs=1e-6)
         assert accuracy == pytest.approx(expected.test_accuracy, abs=0.003)  # one on the edge
     leaves = [jax.tree.leaves(nnx.state(result.model)) for result in (many, one)]

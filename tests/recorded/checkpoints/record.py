@@ -6,16 +6,18 @@ Run where the packages of a family are installed (see ../README.md):
     python tests/recorded/checkpoints/record.py pytorch keras
 
 Each function named after a family returns its cases by kind, in the form that
-`tests/real_checkpoints.py` describes.
+`tests/support/real_checkpoints.py` describes.
 """
 
 import argparse
 import copy
+import functools
 import gzip
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import types
@@ -27,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from real_checkpoints import FOLDER, STEPS, encode, gradient
 
 SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
@@ -56,7 +58,9 @@ def plain(x):
 
 def own_name(name):
     """A parameter's name in the model, without what wrappers put in front."""
-    return name.replace("_orig_mod.", "").replace("module.", "")
+    return (
+        name.replace("_fsdp_wrapped_module.", "").replace("_orig_mod.", "").replace("module.", "")
+    )
 
 
 def set_gradients(model, step, still=()):
@@ -204,6 +208,17 @@ def pytorch():
             net,
             optimizer,
             save=lambda: get_optimizer_state_dict(net, optimizer, options=options),
+        )
+        from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+        net = model()
+        sharded = FSDP(net, use_orig_params=True, device_id=torch.device("cpu"))
+        optimizer = rmsprop(sharded.parameters(), foreach=False, **SETTINGS)
+        cases["fsdp1"] = run(
+            sharded,
+            optimizer,
+            save=lambda: FSDP.optim_state_dict(sharded, optimizer),
+            names=own_names(net),
         )
         torch.distributed.destroy_process_group()
 
@@ -896,8 +911,6 @@ def optimizer_config(optimizer):
 
 def files():
     """One real file of each kind, for `rmsprop-jax inspect`."""
-    import shutil
-
     import tensorflow as tf
     import tf_keras
     import torch
@@ -960,6 +973,45 @@ def files():
         print(path.name, path.stat().st_size)
 
 
+def states():
+    """States of Optax and of this library, in files of the kinds that JAX's users have."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import orbax.checkpoint as ocp
+    from safetensors.numpy import save_file
+
+    sys.path.insert(0, str(Path(__file__).parents[3]))
+    from rmsprop_jax import rmsprop
+
+    params = {"dense": {"bias": jnp.ones(4), "kernel": jnp.full((3, 4), 0.5)}, "scale": jnp.ones(2)}
+
+    def trained(tx):
+        gradients = lambda tree, step: jax.tree.map_with_path(
+            lambda path, x: gradient(jax.tree_util.keystr(path), np.asarray(x), step), tree
+        )
+        state, p = tx.init(params), params
+        for step in range(STEPS):
+            updates, state = tx.update(gradients(p, step), state, p)
+            p = optax.apply_updates(p, updates)
+        return state
+
+    def by_path(state):
+        text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+        return {text(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state)}
+
+    folder = FOLDER / "files"
+    save_file(by_path(trained(optax.rmsprop(0.03, momentum=0.75))), folder / "optax.safetensors")
+    np.savez(
+        folder / "rmsprop_jax.npz", **by_path(trained(rmsprop(0.03, momentum=0.75, centered=True)))
+    )
+    shutil.rmtree(folder / "orbax", ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        schedule = optax.cosine_decay_schedule(0.03, 100)
+        checkpointer.save(folder / "orbax", trained(optax.rmsprop(schedule, centered=True)))
+    (folder / "orbax" / "commit_success.txt").unlink(missing_ok=True)  # it has the folder's path
+
+
 FAMILIES = {
     f.__name__: f for f in (pytorch, timm, stable_baselines3, bitsandbytes, keras, tensorflow)
 }
@@ -983,6 +1035,6 @@ def record(name):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Record the checkpoints of real packages.")
-    parser.add_argument("family", nargs="+", choices=[*FAMILIES, "files"])
+    parser.add_argument("family", nargs="+", choices=[*FAMILIES, "files", "states"])
     for family in parser.parse_args().family:
-        files() if family == "files" else record(family)
+        {"files": files, "states": states}.get(family, functools.partial(record, family))()

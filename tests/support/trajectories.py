@@ -20,6 +20,8 @@ SIZE = 16
 RECORDED_STEPS = (1, 2, 3, 10, 30, 100, 300, 1000)
 """Parameters are kept after that many steps."""
 
+RECORDINGS = Path(__file__).parents[1] / "recorded"
+
 SCHEDULES = ("constant", "step", "warmup_cosine")
 BASE_LEARNING_RATE = 2.0**-7
 
@@ -72,6 +74,12 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
+def about(framework: str) -> dict[str, Any]:
+    """Versions and date of a recording, and the signature of the optimizer where it was noted."""
+    with np.load(RECORDINGS / f"{framework}.npz") as archive:
+        return json.loads(archive["about"].item())
+
+
 def recorded(framework: str) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """What ``framework`` did, from ``recorded/<framework>.npz``.
 
@@ -79,9 +87,8 @@ def recorded(framework: str) -> tuple[list[dict[str, Any]], dict[str, np.ndarray
         The configurations, each ``{"kwargs": {the framework's own arguments}, "schedule": kind}``,
         and the parameters by dtype name, ``[len(configs), len(RECORDED_STEPS), SIZE]`` each.
     """
-    with np.load(Path(__file__).parent / "recorded" / f"{framework}.npz") as archive:
-        about = json.loads(archive["about"].item())
-        if about["problem"] != fingerprint():
-            raise ValueError(f"the recording of {framework} was made from other numbers than these")
+    if about(framework)["problem"] != fingerprint():
+        raise ValueError(f"the recording of {framework} was made from other numbers than these")
+    with np.load(RECORDINGS / f"{framework}.npz") as archive:
         params = {name: archive[name] for name in ("float64", "float32") if name in archive}
         return json.loads(archive["configs"].item()), params

@@ -3,12 +3,13 @@
 A function named after a framework takes configurations in that framework's own argument names (the
 learning rate isn't among them) and returns what the framework computes: the parameters after every
 step for every schedule, [configurations, schedules, steps, elements]. It raises `ImportError` where
-the framework isn't installed. `recording` replays the frameworks that are too heavy to install.
+the framework isn't installed. What they and heavier ones did is recorded beside the tests.
 """
 
 import functools
 import importlib
 import importlib.util
+import inspect
 import itertools
 import os
 import sys
@@ -24,6 +25,8 @@ import optax as _optax
 from trajectories import (
     RECORDED_STEPS,
     SCHEDULES,
+    SIZE,
+    STEPS,
     gradients,
     initial_params,
     learning_rates,
@@ -92,12 +95,14 @@ LIVE: dict[str, list[Config]] = {
         for common, trace, start in itertools.product(grid(**_OPTAX), _TRACES, _STARTS)
         if not (common["centered"] and "bias_correction" in start)
     ],
-    # burn is a library for Rust. Its algorithm is PyTorch's, its defaults and names are its own.
-    "burn": grid(**_TORCH),
 }
 """Configurations of the frameworks that run here, by the name of the dialect."""
 
 RECORDED = {
+    "optax": "optax",
+    "pytorch": "pytorch",
+    "timm": "timm",
+    "keras": "keras",
     "tensorflow1": "tensorflow1",
     "tf_keras_legacy": "tf_keras_legacy",
     "sonnet": "sonnet",
@@ -111,6 +116,7 @@ RECORDED = {
     "fastai": "fastai",
     "mindspore": "mindspore",
     "tensorflowjs": "tensorflowjs",
+    "burn": "burn",
 }
 """The dialect that each recording is of."""
 
@@ -135,11 +141,6 @@ def call(
     weight_decay = config.pop("wd", 0.0) if dialect == "graves" else 0.0
     tx = getattr(calls, dialect)(learning_rate, **config)
     return _optax.chain(_optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
-
-
-def ours(framework: str, configs: Sequence[Config], dtype: str) -> np.ndarray:
-    """What our calls compute, in the shape that the frameworks' functions have."""
-    return run([functools.partial(call, framework, config) for config in configs], dtype)
 
 
 def run(factories: Sequence[Factory], dtype: str) -> np.ndarray:
@@ -183,16 +184,16 @@ def _scan(makers, dtype):
         return np.asarray(jnp.moveaxis(jax.jit(jax.vmap(with_rates))(rates), 2, 0))
 
 
-def optax(configs: Sequence[Config], dtype: str) -> np.ndarray:
+def optax(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
     """`optax.rmsprop`."""
 
     def make(config):
         return lambda learning_rate: _optax.rmsprop(learning_rate, **config)
 
-    return run([make(config) for config in configs], dtype)
+    return run([make(config) for config in configs], dtype)[:, :, :steps]
 
 
-def keras(configs: Sequence[Config], dtype: str) -> np.ndarray:
+def keras(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
     """`keras.optimizers.RMSprop` on Keras's JAX backend."""
     module = import_keras()
 
@@ -219,39 +220,35 @@ def keras(configs: Sequence[Config], dtype: str) -> np.ndarray:
 
         return with_rates
 
-    return _scan([make(config) for config in configs], dtype)
+    return _scan([make(config) for config in configs], dtype)[:, :, :steps]
 
 
-def pytorch(configs: Sequence[Config], dtype: str) -> np.ndarray:
+def pytorch(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
     """`torch.optim.RMSprop` on the CPU."""
-    return _torch(importlib.import_module("torch").optim.RMSprop, configs, dtype)
+    return _torch(optimizer("pytorch"), configs, dtype, steps)
 
 
-burn = pytorch
-
-
-def timm(configs: Sequence[Config], dtype: str) -> np.ndarray:
+def timm(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
     """`timm.optim.RMSpropTF` on the CPU."""
-    return _torch(import_timm_rmsprop(), configs, dtype)
+    return _torch(optimizer("timm"), configs, dtype, steps)
 
 
-def _torch(optimizer: Any, configs: Sequence[Config], dtype: str) -> np.ndarray:
+def _torch(optimizer: Any, configs: Sequence[Config], dtype: str, steps: int) -> np.ndarray:
+    """One optimizer, with a group of one parameter for each configuration and schedule."""
     torch = importlib.import_module("torch")
-    grads = torch.from_numpy(gradients(dtype))
-    result = []
-    for config, kind in itertools.product(configs, SCHEDULES):
-        param = torch.nn.Parameter(torch.from_numpy(initial_params(dtype)))
-        rates = learning_rates(kind).tolist()
-        # The highest learning rate is the one to build with, for corrected_weight_decay.
-        opt = optimizer([param], lr=max(rates), foreach=False, **config)
-        trajectory = []
-        for g, rate in zip(grads, rates, strict=True):
-            opt.param_groups[0]["lr"] = rate
-            param.grad = g
-            opt.step()
-            trajectory.append(param.detach().numpy().copy())
-        result.append(trajectory)
-    return np.array(result).reshape(len(configs), len(SCHEDULES), *grads.shape)
+    runs = list(itertools.product(configs, SCHEDULES))
+    rates = np.stack([learning_rates(kind) for _, kind in runs])
+    params = [torch.nn.Parameter(torch.from_numpy(initial_params(dtype))) for _ in runs]
+    groups = [{"params": [p], **config} for p, (config, _) in zip(params, runs, strict=True)]
+    # The highest learning rate is the one to build with, for corrected_weight_decay.
+    opt = optimizer(groups, lr=rates.max(), foreach=False)
+    trajectory = []
+    for i, g in enumerate(torch.from_numpy(gradients(dtype)[:steps])):
+        for param, group, rate in zip(params, opt.param_groups, rates[:, i].tolist(), strict=True):
+            param.grad, group["lr"] = g, rate
+        opt.step()
+        trajectory.append(torch.stack([param.detach() for param in params]).numpy())
+    return np.stack(trajectory, 1).reshape(len(configs), len(SCHEDULES), steps, SIZE)
 
 
 def import_keras() -> Any:
@@ -277,32 +274,83 @@ def import_timm_rmsprop() -> Any:
     return importlib.import_module(f"{package.__name__}.rmsprop_tf").RMSpropTF
 
 
+def optimizer(framework: str) -> Any:
+    """The class of a framework that isn't JAX's."""
+    if framework == "keras":
+        return import_keras().optimizers.RMSprop
+    if framework == "timm":
+        return import_timm_rmsprop()
+    return importlib.import_module("torch").optim.RMSprop
+
+
+def signature(framework: str) -> list[tuple[str, Any]]:
+    """The arguments of a framework's optimizer and their defaults, but for the parameters."""
+    arguments = inspect.signature(optimizer(framework).__init__).parameters.values()
+    return [(p.name, p.default) for p in arguments if p.name not in ("self", "params", "kwargs")]
+
+
+def live(framework: str, dtype: str, steps: int = STEPS) -> tuple[list[Config], np.ndarray]:
+    """What a framework of `LIVE` does today in the first steps, in the form of a recording."""
+    configs: list[Config] = [
+        {"kwargs": kwargs, "schedule": schedule}
+        for kwargs, schedule in itertools.product(LIVE[framework], SCHEDULES)
+    ]
+    kept = [step - 1 for step in RECORDED_STEPS if step <= steps]
+    params = globals()[framework](LIVE[framework], dtype, steps)[:, :, kept]
+    return configs, params.reshape(len(configs), len(kept), SIZE)
+
+
+def dtypes(framework: str) -> list[str]:
+    """What a framework was recorded in: some have no float64."""
+    there = TOLERANCES if framework == "optax" else recorded(_file(framework))[1]
+    return [dtype for dtype in TOLERANCES if dtype in there]
+
+
+def _file(framework: str) -> str:
+    """burn is a library for Rust: its algorithm is PyTorch's, its defaults and names its own."""
+    return "pytorch" if framework == "burn" else framework
+
+
 @functools.cache
-def live(framework: str, dtype: str) -> np.ndarray:
-    """What a framework of `LIVE` computes."""
-    return globals()[framework](LIVE[framework], dtype)
+def recording(framework: str, dtype: str) -> tuple[list[Config], np.ndarray]:
+    """What a framework of `RECORDED` did, by configuration.
+
+    Optax is always here, and runs.
+    """
+    if framework == "optax":
+        return live(framework, dtype)
+    configs, params = recorded(_file(framework))
+    if framework != "burn":
+        return configs, params[dtype]
+    rows = [i for i, config in enumerate(configs) if config["kwargs"].get("maximize") is False]
+    for i in rows:
+        del configs[i]["kwargs"]["maximize"]
+    return [configs[i] for i in rows], params[dtype][rows]
 
 
-def compare(framework: str, dtype: str) -> np.ndarray:
-    """How far our calls are from the real framework that runs beside them.
+def compare(framework: str, dtype: str, make: Callable[..., Any] = call) -> np.ndarray:
+    """How far our calls are from the real framework, by configuration.
+
+    Args:
+      framework: one of `RECORDED`.
+      dtype: to compute in.
+      make: from a framework, its arguments and a learning rate to a transformation.
 
     Returns:
-      For each configuration and schedule the largest difference of a parameter after any step, in
-      units of the largest parameter of the run.
+      The largest difference of a parameter after any of the recorded steps, in units of the largest
+      parameter of the run.
     """
-    return distance(ours(framework, LIVE[framework], dtype), live(framework, dtype))
-
-
-def compare_recorded(framework: str, dtype: str) -> np.ndarray:
-    """How far our calls are from what a framework was recorded to do, by configuration."""
-    configs, params = recorded(framework)
-    arguments = [config["kwargs"] for config in configs]
-    for kwargs, config in zip(arguments, configs, strict=True):
-        if hook := config.get("weight_decay_hook"):
-            kwargs["wd"] = hook["rate"]
+    configs, theirs = recording(framework, dtype)
+    arguments = [
+        config["kwargs"] | ({"wd": hook["rate"]} if hook else {})
+        for config in configs
+        for hook in [config.get("weight_decay_hook")]
+    ]
+    distinct = [x for i, x in enumerate(arguments) if x not in arguments[:i]]
+    rows = [distinct.index(x) for x in arguments]
     schedules = [SCHEDULES.index(config["schedule"]) for config in configs]
-    mine = ours(framework, arguments, dtype)[np.arange(len(configs)), schedules]
-    return distance(mine[:, np.array(RECORDED_STEPS) - 1], params[dtype])
+    mine = run([functools.partial(make, framework, x) for x in distinct], dtype)[rows, schedules]
+    return distance(mine[:, np.array(RECORDED_STEPS) - 1], theirs)
 
 
 def distance(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(
-    os.environ.get("RECORDED_CHECKPOINTS", Path(__file__).parent / "recorded" / "checkpoints")
+    os.environ.get("RECORDED_CHECKPOINTS", Path(__file__).parents[1] / "recorded" / "checkpoints")
 )
 """Where they are; somewhere else if they were recorded anew, as .ci/nightly does."""
 STEPS = 6

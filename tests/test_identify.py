@@ -1,0 +1,254 @@
+"""`identify` on runs of real frameworks, and on what is no RMSProp.
+
+The 200 drawn settings of all frameworks are in benchmarks/identify.py; here are some strong ones.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+from live_runs import live_run, network_run, optax_step
+from runs import STEPS, Run, problem, recorded_runs, stack
+
+from rmsprop_jax import clipping, compare_runs, dialects, identify
+from rmsprop_jax.cli import main
+from rmsprop_jax.identification.calls import Structure, calls
+
+RECORDING = Path(__file__).parents[1] / "notebooks" / "which_rmsprop.npz"
+
+
+def run_of(tx, dtype="float32"):
+    """Parameters and gradients of any transformation on the problem of the runs."""
+    params, grads = problem(Run(3, "", {}, dtype))
+    step = optax_step(tx, params)
+    states = [params]
+    for t in range(STEPS):
+        states.append(step({k: g[t] for k, g in grads.items()}))
+    return stack(states), grads
+
+
+def live(framework, dtype, **arguments):
+    try:
+        return live_run(Run(5, framework, arguments, dtype))
+    except ImportError as error:
+        pytest.skip(f"{framework} isn't here: {error}")
+
+
+PYTORCH = {"lr": 3e-3, "alpha": 0.95, "eps": 1e-3, "momentum": 0.8, "weight_decay": 1e-3}
+TIMM = {"lr": 3e-3, "momentum": 0.9, "weight_decay": 0.01, "decoupled_decay": True}
+KERAS = {"learning_rate": 7e-4, "rho": 0.99, "momentum": 0.9, "centered": True}
+OPTAX = {"learning_rate": 0.01, "decay": 0.97, "eps": 1e-4, "momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize(
+    ("framework", "dtype", "arguments"),
+    [
+        ("pytorch", "float32", PYTORCH),
+        ("pytorch", "float64", {"lr": 0.0123, "alpha": 0.999, "centered": True, "eps": 1e-8}),
+        ("timm", "float32", TIMM),
+        ("keras", "float32", KERAS),
+        ("optax", "float64", OPTAX),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_real_frameworks(framework, dtype, arguments):
+    found = identify(*live(framework, dtype, **arguments))
+    best = found.candidates[0]
+    assert found.fits
+    assert framework in best.dialects
+    tx = getattr(dialects, best.dialects[0])(**best.arguments)  # the words are the dialect's
+    assert isinstance(tx, optax.GradientTransformation)
+    numbers = {k: x for k, x in best.arguments.items() if isinstance(x, float)}
+    for name, x in arguments.items():
+        if best.dialects[0] == framework and name not in best.undetermined:
+            assert best.arguments[name] == x
+        elif isinstance(x, float) and not best.undetermined:
+            assert x in numbers.values()
+
+
+@pytest.mark.parametrize("framework", ["paddle", "tensorflow1", "mlx"])
+def test_recorded_frameworks(framework):
+    run, params = recorded_runs(framework)[1]
+    found = identify(params, problem(run)[1])
+    assert found.fits
+    assert framework in found.candidates[0].dialects
+
+
+def test_gradients_of_a_network():
+    pytest.importorskip("torch")
+    arguments = {"lr": 2e-3, "alpha": 0.9, "eps": 1e-5}
+    found = identify(*network_run("pytorch", arguments))
+    assert found.fits
+    assert "pytorch" in found.candidates[0].dialects
+    assert found.candidates[0].arguments["lr" if "lr" in found.candidates[0].arguments else
+                                         "learning_rate"] == 2e-3  # fmt: skip
+
+
+def test_an_eps_that_never_mattered():
+    best = identify(*run_of(dialects.timm(1e-3, eps=1e-20))).candidates[0]
+    name = next(k for k in best.undetermined if k in ("eps", "epsilon"))
+    low, high = best.undetermined[name]
+    assert low <= 1e-20 <= high
+    # Inside and outside can't be told apart, and neither can those who have it there.
+    assert {"timm", "tensorflow1", "stable_baselines3", "rmsprop"} <= set(best.dialects)
+
+
+def test_a_schedule():
+    schedule = optax.cosine_decay_schedule(1e-3, 40)
+    found = identify(*run_of(dialects.keras(schedule, momentum=0.9)))
+    best = found.candidates[0]
+    assert found.fits
+    assert "keras" in best.dialects
+    assert "pytorch" not in best.dialects  # on the other side of the momentum
+    rates = best.arguments["learning_rate"]
+    np.testing.assert_allclose(rates, [schedule(t) for t in range(STEPS)], rtol=1e-3)
+
+
+def test_a_known_schedule():
+    schedule = optax.linear_schedule(1e-3, 1e-4, 20)
+    rates = np.array([schedule(t) for t in range(STEPS)])
+    params, grads = run_of(dialects.pytorch(schedule, alpha=0.9))
+    found = identify(params, grads, known={"lr": rates, "momentum": 0})
+    assert found.fits
+    assert "pytorch" in found.candidates[0].dialects
+
+
+def wrong_gradient(params, grads):
+    grads["bias"][17] *= -1.5
+    return params, grads
+
+
+def reversed_elements(params, grads):
+    flat = grads["kernel"].reshape(STEPS, -1)
+    grads["kernel"] = flat[:, ::-1].reshape(grads["kernel"].shape)
+    return params, grads
+
+
+def shuffled_steps(params, grads):
+    order = np.random.RandomState(0).permutation(STEPS)
+    return params, {k: g[order] for k, g in grads.items()}
+
+
+@pytest.mark.parametrize(
+    ("tx", "change", "reason"),
+    [
+        (optax.adam(1e-3), None, "Adam"),
+        (optax.sgd(1e-2, momentum=0.9), None, "SGD"),
+        (optax.chain(clipping.clip_by_torch_norm(1.0), dialects.pytorch(1e-3)), None,
+         "clipped before the optimizer got them, by global norm: 1."),
+        (dialects.pytorch(1e-3), reversed_elements, "8 elements in kernel belong to other"),
+        (dialects.pytorch(1e-3), shuffled_steps, "in another order than the steps"),
+    ],
+    ids=["adam", "sgd", "clipping", "elements", "steps"],
+)  # fmt: skip
+def test_what_is_no_rmsprop(tx, change, reason):
+    params, grads = run_of(tx)
+    if change:
+        params, grads = change(params, {k: g.copy() for k, g in grads.items()})
+    found = identify(params, grads)
+    assert not found.fits
+    assert reason in found.reason
+    assert reason in str(found)
+
+
+def test_lion():
+    found = identify(*run_of(optax.lion(1e-3)))
+    assert not found.fits
+    assert "signs, as of Lion" in found.reason
+
+
+def test_a_wrong_gradient():
+    params, grads = run_of(dialects.pytorch(1e-3, momentum=0.9))
+    found = identify(*wrong_gradient(params, {k: g.copy() for k, g in grads.items()}))
+    assert not found.fits
+    assert found.departs == (17, ("bias",))
+    assert "isn't the one that the optimizer got" in found.reason
+    assert "pytorch" in found.candidates[0].dialects
+
+
+def test_clipping_of_a_dialect_is_its_own():
+    found = identify(*run_of(dialects.keras(1e-3, global_clipnorm=1.0)))
+    assert found.fits
+    assert found.candidates[0].call == "rmsprop_jax.dialects.keras(global_clipnorm=1.0)"
+
+
+def test_every_dialect_is_a_candidate():
+    """They are read off the functions: one that is added can't be forgotten."""
+    known = {call.dialect for ways in calls().values() for call in ways}
+    assert known == {*dialects.__all__, "rmsprop"} - {"find"}
+    ways = calls()[Structure(eps="inside", momentum="plain", rate_inside=True)]
+    names = next(call.names for call in ways if call.dialect == "keras")
+    assert names == {
+        "learning_rate": "learning_rate",
+        "decay": "rho",
+        "momentum": "momentum",
+        "eps": "epsilon",
+    }
+
+
+def test_bad_input():
+    params, grads = run_of(dialects.pytorch(1e-3))
+    with pytest.raises(ValueError, match=r"known has 'espilon', and may have: .*epsilon"):
+        identify(params, grads, known={"espilon": 1e-8})
+    with pytest.raises(ValueError, match=r"dialect='torch' is none of .*pytorch"):
+        identify(params, grads, known={"dialect": "torch"})
+    with pytest.raises(ValueError, match=r"params\['bias'\] is \(30, 4\) and grads\['bias'\]"):
+        identify({k: p[1:] for k, p in params.items()}, grads)
+    with pytest.raises(ValueError, match="has the arrays"):
+        identify({"kernel": params["kernel"]}, grads)
+    bad = {k: p.copy() for k, p in params.items()}
+    bad["bias"][7, 0] = np.nan
+    with pytest.raises(ValueError, match=r"params\['bias'\] isn't finite at step 7"):
+        identify(bad, grads)
+    with pytest.raises(TypeError, match="must hold real numbers, and is int"):
+        identify(np.zeros((3, 2), int), np.zeros((2, 2)))
+
+
+def test_compare_runs():
+    one = run_of(dialects.pytorch(1e-3))
+    assert compare_runs(one, one).same
+    other = compare_runs(one, run_of(dialects.pytorch(2e-3)))
+    assert (other.same, other.step) == (False, 0)
+    assert "times those of the other" in other.kind
+    shrunk = compare_runs(one, run_of(dialects.fastai(1e-3, wd=0.1)))
+    assert "weight decay" in shrunk.kind
+    gradients = {k: g.copy() for k, g in one[1].items()}
+    gradients["bias"][4] *= 2
+    late = compare_runs(one, ({k: p + (np.arange(31) > 4).reshape(-1, *[1] * (p.ndim - 1)).astype(
+        p.dtype) for k, p in one[0].items()}, gradients))  # fmt: skip
+    assert late.step == 4
+    assert "gradients differ from step 4" in late.kind
+    eps = compare_runs(one, run_of(dialects.pytorch(1e-3, eps=1e-4)))
+    assert "another eps" in eps.kind
+    with pytest.raises(ValueError, match="must be of the same arrays"):
+        compare_runs(one, ({"x": one[0]["bias"]}, {"x": one[1]["bias"]}))
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    picture = tmp_path / "found.png"
+    words = ["rmsprop-jax", "identify", str(RECORDING), "--json", "--plot", str(picture)]
+    monkeypatch.setattr("sys.argv", [*words, "--known", "eps=1e-4", "--known", "centered=false"])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"]
+    assert found["candidates"][0]["dialects"][0] == "pytorch"
+    assert picture.stat().st_size > 10_000
+    monkeypatch.setattr("sys.argv", ["rmsprop-jax", "identify", "missing.npz"])
+    with pytest.raises(SystemExit, match=r"There is no missing\.npz"):
+        main()
+
+
+def test_a_torch_file(tmp_path):
+    torch = pytest.importorskip("torch")
+    params, grads = run_of(dialects.pytorch(1e-3))
+    steps = [{k: torch.from_numpy(p[t]) for k, p in params.items()} for t in range(STEPS + 1)]
+    saved = {"params": steps, "grads": {k: torch.from_numpy(g) for k, g in grads.items()}}
+    torch.save(saved, tmp_path / "run.pt")
+    from rmsprop_jax.identification import read_file
+
+    read_params, read_grads = read_file(tmp_path / "run.pt")
+    for k in params:
+        np.testing.assert_array_equal(read_params[k], params[k])
+        np.testing.assert_array_equal(read_grads[k], grads[k])

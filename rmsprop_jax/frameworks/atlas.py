@@ -521,12 +521,12 @@ ROWS = Rows(
 )
 
 MEASURED: dict[str, tuple[str, float]] = {
-    "PyTorch": ("its formula, and the real one beside it in the tests", 2.4e-16),
-    "Keras 3": ("its formula, and the real one beside it in the tests", 2.2e-16),
+    "PyTorch": ("its formula, and torch 2.13.0+cpu in the tests", 2.4e-16),
+    "Keras 3": ("its formula, and keras 3.15.1 in the tests", 2.2e-16),
     "Keras 2": ("its formula, and tf_keras 2.21.0 in the tests", 1.8e-16),
     "TensorFlow 1": ("its formula, and tensorflow-cpu 2.21.0 in the tests", 1.5e-16),
     "Optax": ("its formula, and the real one beside it in the tests", 1.5e-16),
-    "timm": ("its formula, and the real one beside it in the tests", 2.6e-16),
+    "timm": ("its formula, and timm 1.0.31 in the tests", 2.6e-16),
     "Stable-Baselines3": ("its formula, and stable_baselines3 2.9.2 in the tests", 1.8e-16),
     "Sonnet": ("its formula, and dm-sonnet 2.0.2 in the tests", 2.2e-16),
     "Paddle": ("its formula, and paddlepaddle 3.3.1 in the tests", 1.4e-16),

@@ -50,7 +50,7 @@ def pytorch(images, labels, orders):
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-            grads.append([p.grad.numpy().copy() for p in model.parameters()])
+            grads.append([p.grad.numpy().copy() for p in model.parameters()])  # pyright: ignore[reportOptionalMemberAccess]
         params = [p.detach().numpy().copy() for p in model.parameters()]
         yield params, np.mean(losses), [np.stack(g) for g in zip(*grads, strict=True)]
 

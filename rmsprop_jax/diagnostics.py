@@ -364,7 +364,7 @@ _FACTORS: dict[Any, Callable[[Part], Any]] = {
 }
 
 
-def _grouping(by: Any) -> Callable[[str], str]:
+def _grouping(by: int | Callable[[str], str] | None) -> Callable[[str], str]:
     """The function from names of parameters to those of groups."""
     if by is None:
         return lambda name: name

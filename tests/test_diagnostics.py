@@ -285,7 +285,7 @@ def test_table_in_notebooks():
     tx = rmsprop(0.5)
     params = {"<a>": jnp.ones(2)}
     report = diagnostics.report(tx, tx.init(params))
-    text = report._repr_html_()
+    text = report._repr_html_()  # pyright: ignore[reportPrivateUsage]
     assert "<td>&lt;a&gt;</td><td>0.5</td>" in text
     root = xml.etree.ElementTree.fromstring(text)
     assert [len(row) for row in root] == [8, 8]

@@ -157,8 +157,10 @@ def prepare(config: Config, data: Dataset, mesh: jax.sharding.Mesh) -> Program:
     def learning_rate(state):
         if config.schedule == "plateau":
             return config.learning_rate * float(state.opt_state[-1].scale)
+        if config.schedule == "constant":
+            return config.learning_rate
         rate: Any = schedule(config, len(shuffled(config, 1, n)))
-        return float(rate(int(state.step)) if callable(rate) else rate)
+        return float(rate(int(state.step)))
 
     return Program(
         state, epoch, learning_rate, lambda state: nnx.merge(graphdef, state.params, state.rest)

@@ -29,15 +29,16 @@ def load(optimizer: Any, opt_state: optax.OptState) -> None:
       TypeError: for what is no `nnx.Optimizer`.
 
     Example:
+      >>> import numpy as np
       >>> from flax import nnx
       >>> from rmsprop_jax import interop, rmsprop
       >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
       >>> optimizer = nnx.Optimizer(model, rmsprop(0.1), wrt=nnx.Param)
-      >>> nu = {"kernel": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], "bias": [7.0, 8.0, 9.0]}
-      >>> saved = {"0": {"count": 200, "nu": nu, "mu": None}, "1": {}}
+      >>> nu = {"kernel": np.ones((2, 3)), "bias": np.arange(3.0)}
+      >>> saved = {"0": {"count": 200, "nu": nu}}
       >>> interop.nnx.load(optimizer, interop.restore(optimizer.tx, saved, nnx.state(model)))
-      >>> int(optimizer.step[...]), optimizer.opt_state[0].nu["bias"].get_value().tolist()
-      (200, [7.0, 8.0, 9.0])
+      >>> int(optimizer.step[...]), optimizer.opt_state[0].nu["bias"][...].tolist()
+      (200, [0.0, 1.0, 2.0])
 
     References:
       https://flax.readthedocs.io/en/stable/api_reference/flax.nnx/training/optimizer.html

@@ -115,6 +115,9 @@ def share(options):
         left = sum(undetermined > 0 for _, undetermined, _ in of)
         seconds = np.median([s for _, _, s in of])
         print(f"| {name} | {len(of)} | {' | '.join(map(str, numbers))} | {left} | {seconds:.1f} |")
+    kinds = [verdict.partition(":")[0] for verdict, _, _ in total]
+    if "wrong" in kinds or kinds.count("right") < 0.97 * len(kinds):
+        sys.exit("Fewer than 97 % are right, or one is wrong with confidence.")
 
 
 def few():

@@ -6,14 +6,18 @@ The 200 drawn settings of all frameworks are in benchmarks/identify.py; here are
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from live_runs import live_run, network_run, optax_step
 from runs import STEPS, Run, problem, recorded_runs, stack
 
+import rmsprop_jax
 from rmsprop_jax import clipping, compare_runs, dialects, identify
 from rmsprop_jax.cli import main
+from rmsprop_jax.identification import read_file
 from rmsprop_jax.identification.calls import Structure, calls
 
 RECORDING = Path(__file__).parents[1] / "notebooks" / "which_rmsprop.npz"
@@ -97,7 +101,7 @@ def test_an_eps_that_never_mattered():
 
 def test_a_schedule():
     schedule = optax.cosine_decay_schedule(1e-3, 40)
-    found = identify(*run_of(dialects.keras(schedule, momentum=0.9)))
+    found = identify(*run_of(dialects.keras(schedule, momentum=0.9)), known={"weight_decay": 0})
     best = found.candidates[0]
     assert found.fits
     assert "keras" in best.dialects
@@ -147,21 +151,22 @@ def test_what_is_no_rmsprop(tx, change, reason):
     params, grads = run_of(tx)
     if change:
         params, grads = change(params, {k: g.copy() for k, g in grads.items()})
-    found = identify(params, grads)
+    found = identify(params, grads, known={"weight_decay": 0})
     assert not found.fits
     assert reason in found.reason
     assert reason in str(found)
 
 
 def test_lion():
-    found = identify(*run_of(optax.lion(1e-3)))
+    found = identify(*run_of(optax.lion(1e-3)), known={"weight_decay": 0, "momentum": 0})
     assert not found.fits
     assert "signs, as of Lion" in found.reason
 
 
 def test_a_wrong_gradient():
     params, grads = run_of(dialects.pytorch(1e-3, momentum=0.9))
-    found = identify(*wrong_gradient(params, {k: g.copy() for k, g in grads.items()}))
+    run = wrong_gradient(params, {k: g.copy() for k, g in grads.items()})
+    found = identify(*run, known={"weight_decay": 0, "nesterov": False})
     assert not found.fits
     assert found.departs == (17, ("bias",))
     assert "isn't the one that the optimizer got" in found.reason
@@ -169,7 +174,8 @@ def test_a_wrong_gradient():
 
 
 def test_clipping_of_a_dialect_is_its_own():
-    found = identify(*run_of(dialects.keras(1e-3, global_clipnorm=1.0)))
+    run = run_of(dialects.keras(1e-3, global_clipnorm=1.0))
+    found = identify(*run, known={"momentum": 0, "weight_decay": 0})
     assert found.fits
     assert found.candidates[0].call == "rmsprop_jax.dialects.keras(global_clipnorm=1.0)"
 
@@ -246,9 +252,39 @@ def test_a_torch_file(tmp_path):
     steps = [{k: torch.from_numpy(p[t]) for k, p in params.items()} for t in range(STEPS + 1)]
     saved = {"params": steps, "grads": {k: torch.from_numpy(g) for k, g in grads.items()}}
     torch.save(saved, tmp_path / "run.pt")
-    from rmsprop_jax.identification import read_file
-
     read_params, read_grads = read_file(tmp_path / "run.pt")
     for k in params:
         np.testing.assert_array_equal(read_params[k], params[k])
         np.testing.assert_array_equal(read_grads[k], grads[k])
+
+
+def snippet(title):
+    """The code under a title of the page."""
+    page = (Path(__file__).parents[1] / "docs" / "identify.md").read_text()
+    code = page.split(f"### {title}\n")[1].split("```py\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 10
+    return code
+
+
+def test_the_snippet_for_pytorch(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 3)
+    batches = [(torch.randn(8, 6), torch.randn(8, 3)) for _ in range(20)]
+    scope = {"torch": torch, "model": model, "batches": batches}
+    scope["optimizer"] = torch.optim.RMSprop(model.parameters(), lr=0.01, eps=1e-3)
+    exec(snippet("PyTorch"), {**scope, "loss_fn": torch.nn.functional.mse_loss})
+    found = identify(*read_file("run.pt"))
+    assert found.fits
+    assert "pytorch" in found.candidates[0].dialects
+
+
+def test_the_snippet_for_jax(capsys):
+    batches = np.random.RandomState(0).normal(size=(20, 2, 8)).astype(np.float32)
+    tx, params = rmsprop_jax.rmsprop(0.01, eps=1e-3), {"w": jnp.ones(8)}
+    scope = {"tx": tx, "params": params, "opt_state": tx.init(params), "batches": batches}
+    scope["loss_fn"] = lambda params, x, y: jnp.sum((params["w"] * x - y) ** 2)
+    modules = {"jax": jax, "np": np, "optax": optax, "rmsprop_jax": rmsprop_jax}
+    exec(snippet("JAX"), scope | modules)
+    assert "lr=0.01, alpha=0.9, eps=0.001" in capsys.readouterr().out

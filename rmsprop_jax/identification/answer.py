@@ -97,9 +97,11 @@ def identify(
             before = evaluate(partial.structure, partial.numbers, short)
             numbers = settle(before, short, held, {}).fit.numbers
             best, rest = candidate([partial], numbers, {}), found
-    others = [candidate([f], f.numbers, {}) for f in rest[:_OTHERS]]
+    others = [candidate([f], f.numbers, {}) for f in rest if f.fits or f.structure.rule == "rms"]
+    unlike = {c.dialects: c for c in reversed(others) if c.dialects != best.dialects}
+    shown = sorted(unlike.values(), key=lambda c: c.distance)[:_OTHERS]
     return Identification(
-        fits, (best, *others), reason, departs, _describe(recording), _picture(sample)
+        fits, (best, *shown), reason, departs, _describe(recording), _picture(sample)
     )
 
 

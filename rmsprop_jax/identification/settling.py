@@ -145,7 +145,7 @@ class _Trial:
             good = bad
         else:
             return 0.0 if factor < 1 else good
-        for _ in range(10):
+        for _ in range(14):
             middle = np.sqrt(good * bad)
             good, bad = (middle, bad) if self.is_as_good({k: back(middle)}) else (good, middle)
         return float(good)

@@ -92,7 +92,7 @@ def numpy_ml() -> np.ndarray:
     import collections
     import collections.abc
 
-    vars(collections)["Hashable"] = collections.abc.Hashable  # which it imports from there
+    collections.__dict__["Hashable"] = collections.abc.Hashable  # which it imports from there
     from numpy_ml.neural_nets.optimizers import RMSProp
 
     opt = RMSProp(lr=0.001, decay=0.9, eps=1e-7, clip_norm=1.0)

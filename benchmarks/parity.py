@@ -49,7 +49,7 @@ def rows() -> list[tuple[str, ...]]:
             version = importlib.metadata.version(name)
         else:
             about = trajectories.about("pytorch" if name == "burn" else name)
-            version = f"{next(iter(about['versions'].values()))}, recorded"
+            version = f"{next(iter(about['versions'].values())).partition('+')[0]}, recorded"
         cells = [
             "–"
             if (name, dtype) == ("mxnet", "float64")

@@ -44,7 +44,8 @@ def rows() -> list[tuple[str, ...]]:
             of = f"optax {importlib.metadata.version(name)}"
         else:
             about = trajectories.about("pytorch" if name == "burn" else name)
-            of = " ".join(next(iter(about["versions"].items()))) + ", recorded"
+            package, version = next(iter(about["versions"].items()))
+            of = f"{package} {version.partition('+')[0]}, recorded"
         of += ", its equal" * (name == "burn")
         cells = [
             f"{oracles.compare(name, dtype).max():.1e}" if dtype in oracles.dtypes(name) else "–"

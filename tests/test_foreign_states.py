@@ -12,6 +12,7 @@ import pytest
 
 from rmsprop_jax import RmsState, dialects, interop, rmsprop
 from rmsprop_jax.checkpoints import restore
+from rmsprop_jax.frameworks import pairing
 
 PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
 WEIGHTS = {name: np.asarray(x) for name, x in PARAMS.items()}
@@ -141,3 +142,9 @@ def test_two_parameters_in_a_tuple_are_no_complex_one():
     saved = interop.keras.dump(tx, state, weights, from_params)
     loaded = interop.keras.load(tx, saved, weights, to_params)
     jax.tree.map(np.testing.assert_array_equal, loaded, state)
+
+
+def test_a_name_that_two_arrays_end_in_is_none():
+    assert pairing.find(["a/step", "b/lr"], "step") == "a/step"
+    with pytest.raises(ValueError, match="Several names in the file end in step: a/step, b/step"):
+        pairing.find(["a/step", "b/step"], "step")

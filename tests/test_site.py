@@ -71,7 +71,7 @@ def test_pages_show_all_they_have(address, browser, width):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("requestfailed", lambda request: errors.append(request.url))
     for path in PAGES:
-        page.goto(f"{address}/{path}", wait_until="load")
+        page.goto(f"{address}/{path}", wait_until="networkidle")  # leaving aborts what still loads
         assert page.evaluate(BROKEN) == [], path
         assert page.evaluate(TOO_WIDE) == [], path
     assert errors == []

@@ -83,7 +83,7 @@ def _keras(arguments: dict[str, Any], params: Arrays) -> Step:
 
     def step(grads: Arrays) -> Arrays:
         optimizer.apply([jnp.asarray(grads[k]) for k in variables])
-        return {k: np.array(keras.ops.convert_to_numpy(v)) for k, v in variables.items()}
+        return {k: np.array(v.value) for k, v in variables.items()}
 
     return step
 

@@ -143,7 +143,8 @@ def _effort(structure: Structure, call: Call, numbers: Numbers, i: int) -> tuple
     """How much has to be typed; then how well the dialect is known."""
     typed = _typed(call, call.arguments(numbers))
     rank = _PREFERRED.index(call.dialect) if call.dialect in _PREFERRED else len(_PREFERRED)
-    return len(typed), rank, i
+    unusual = 2 * (rank == len(_PREFERRED))  # as long as two more arguments
+    return len(typed) + unusual, rank, i
 
 
 def _typed(call: Call, arguments: Numbers) -> Numbers:

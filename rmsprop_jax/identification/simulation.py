@@ -58,6 +58,7 @@ def simulate(
     weight = 1 / (recording.least_tolerance if tolerance is None else tolerance)
     moves, momentum = recording.moves, _momentum(numbers)
     rate: Any = numbers.get("learning_rate")
+    allowed: Any = tolerance
     shrink = 0.0
     if structure.weight_decay == "decoupled":
         shrink = numbers["weight_decay"] * recording.params[:, :-1]
@@ -71,11 +72,11 @@ def simulate(
         if rate is None:
             rate = -_project(direction, moves, weight)
         made = rate * direction
-    if tolerance is None:
+    if allowed is None:
         error = averages.error(recording.eps) * np.abs(quotient) * np.max(np.abs(rate))
-        tolerance = _accumulate(structure, momentum, error) + 3 * recording.eps * np.abs(made)
-        tolerance = tolerance + recording.rounding * (2 if np.ndim(shrink) else 1)
-    return Steps(-made, rate, tolerance)
+        allowed = _accumulate(structure, momentum, error) + 3 * recording.eps * np.abs(made)
+        allowed = allowed + recording.rounding * (2 if np.ndim(shrink) else 1)
+    return Steps(-made, rate, allowed)
 
 
 class _Averages(NamedTuple):

@@ -14,16 +14,25 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from live_runs import live_run, network_run  # noqa: E402
-from runs import WORDS, draw, problem, recorded_runs  # noqa: E402
+from drawn_runs import (  # noqa: E402  # pyright: ignore[reportMissingImports]
+    WORDS,
+    draw,
+    problem,
+    recorded_runs,
+)
+from live_runs import (  # noqa: E402  # pyright: ignore[reportMissingImports]
+    live_run,
+    network_run,
+)
 
 from rmsprop_jax import identify  # noqa: E402
 
@@ -73,7 +82,7 @@ def judge(framework, arguments, found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--verbose", action="store_true")
@@ -150,7 +159,7 @@ def clock():
         "a schedule": optax.rmsprop(optax.cosine_decay_schedule(1e-3, 50)),
         "Adam, which isn't one": optax.adam(1e-3),
     }.items():
-        params = [np.ones(1000, np.float32)]
+        params: list[Any] = [np.ones(1000, np.float32)]
         state = tx.init(params[0])
         for g in grads:
             updates, state = tx.update(g, state)

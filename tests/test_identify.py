@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn_runs import STEPS, Run, problem, recorded_runs, stack
 from live_runs import live_run, network_run, optax_step
-from runs import STEPS, Run, problem, recorded_runs, stack
 
 import rmsprop_jax
 from rmsprop_jax import clipping, compare_runs, dialects, identify

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from atlas_problem import KEPT, SIZE, STEPS, gradients, start
 
 FILE = Path(__file__).with_name("atlas.npz")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from runs import Run, draw, problem, stack
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from drawn_runs import Run, draw, problem, stack
 
 COUNT = 12
 

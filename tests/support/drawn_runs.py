@@ -107,7 +107,7 @@ def stack(steps: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def recorded_runs(framework: str) -> list[tuple[Run, dict[str, np.ndarray]]]:
     """Runs that were recorded, each with its parameters."""
-    with np.load(Path(__file__).parent / "recorded" / "runs" / f"{framework}.npz") as file:
+    with np.load(Path(__file__).parents[1] / "recorded" / "runs" / f"{framework}.npz") as file:
         runs = [Run(**x) for x in json.loads(file["runs"].item())]
         arrays = {k: file[k] for k in file.files}
     return [(run, {k: arrays[f"{run.number}/{k}"] for k in SHAPES}) for run in runs]

@@ -1,4 +1,4 @@
-"""Runs of `runs.py` in the real frameworks that a test environment has."""
+"""Runs of `drawn_runs.py` in the real frameworks that a test environment has."""
 
 import importlib
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from drawn_runs import Run, problem, stack
 from oracles import import_keras, import_timm_rmsprop
-from runs import Run, problem, stack
 
 Arrays = dict[str, np.ndarray]
 Step = Callable[[Arrays], Arrays]

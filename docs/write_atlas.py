@@ -25,9 +25,9 @@ print(dialects.find("r torch"))
 
 The numbers in a call are those of its source, mostly the defaults: put yours in their place. Each
 call was run for 200 steps in float64, beside what its row names: numbers that the real package
-made (recorded, with its version), or a formula in `tests/support/atlas_formulas.py`, written from its
-source or its documentation. The difference is the largest of any parameter, in units of the largest
-parameter.
+made (recorded, with its version), or a formula in `tests/support/atlas_formulas.py`, written from
+its source or its documentation. The difference is the largest of any parameter, in units of the
+largest parameter.
 """
 TAIL = """\
 ## Not here, and why

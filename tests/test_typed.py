@@ -58,7 +58,9 @@ CHECKERS = {
 }
 
 
-@pytest.mark.parametrize("function", {*public(rmsprop_jax)}, ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize(
+    "function", dict.fromkeys(public(rmsprop_jax)), ids=lambda f: f"{f.__module__}.{f.__qualname__}"
+)
 def test_signatures_are_in_words(function):
     """Of names such as `ArrayLike`, not of all that they stand for."""
     if not inspect.isclass(function):

@@ -416,7 +416,7 @@ def test_numbers_may_be_traced(name):
     [
         (name, p.name)
         for name in NAMES
-        for p in inspect.signature(getattr(dialects, name)).parameters.values()
+        for p in inspect.signature(getattr(dialects, name), eval_str=True).parameters.values()
         if p.annotation is not bool
         and p.name not in ("name", "foreach", "ema_momentum", "ema_overwrite_frequency")
         and p.name not in ("gradient_accumulation_steps", "grad_clip", "grad_clipping")
@@ -477,7 +477,10 @@ def test_tf_keras_legacy_decays_the_learning_rate_and_clips_in_its_order():
 
 
 CENTERED = [
-    name for name in NAMES if "centered" in inspect.signature(getattr(dialects, name)).parameters
+    name
+    for name in NAMES
+    if "centered" in inspect.signature(getattr(dialects, name)).parameters
+    and name != "tensorflowjs"  # which refuses it
 ]
 
 
@@ -494,7 +497,7 @@ def test_variance_is_exact_where_frameworks_give_nan(name):
         updates, state = tx.update(jnp.array([1.7]), state)
         assert jnp.all(jnp.isfinite(updates))
     (rms,) = [s for s in jax.tree.leaves(state, is_leaf=is_rms) if is_rms(s)]
-    start = 1.0 if name in ("timm", "stable_baselines3", "tensorflow1") else 0.0
+    start = 1.0 if name in ("timm", "mindspore", "stable_baselines3", "tensorflow1") else 0.0
     exact = 0.5**40 * (start + (1 - 0.5**40) * 1.7**2)
     np.testing.assert_allclose(rms.nu, exact, rtol=1e-5)
 

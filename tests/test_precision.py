@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmsprop_jax import dialects, rmsprop, scale_by_rms
@@ -127,6 +127,7 @@ trees = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(tree=trees, name=st.sampled_from([k for k in WITH_EVERYTHING if k not in ("keras", "timm")]))
 def test_any_tree_outside_of_jit_and_within(tree, name):
     tx = WITH_EVERYTHING[name]()
@@ -143,7 +144,7 @@ def test_any_tree_outside_of_jit_and_within(tree, name):
 
 
 def test_signature_and_docstring_stay():
-    parameters = inspect.signature(rmsprop).parameters
+    parameters = inspect.signature(rmsprop, eval_str=True).parameters
     assert list(parameters)[:3] == ["learning_rate", "decay", "eps"]
     assert parameters["learning_rate"].annotation == optax.ScalarOrSchedule
     assert str(rmsprop.__doc__).startswith("RMSProp")

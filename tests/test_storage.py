@@ -171,7 +171,7 @@ def test_rounding_is_right_on_average(form):
 
 
 @each_format
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     x=st.floats(TINY, HUGE, width=32),
     random=st.integers(0, 2**32 - 1),
@@ -754,7 +754,7 @@ def test_arrays_at_different_places_never_share_random_bits():
         assert len(bits) == len(set(bits)) == 6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), step=st.integers(0, 2**32 - 1))
 def test_for_any_seed_and_step_places_differ(seed, step):
     streams = [random_bits((64,), seed, place, step) for place in range(6)]

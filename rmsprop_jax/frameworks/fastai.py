@@ -1,5 +1,7 @@
 """RMSProp of fastai, `fastai.optimizer.RMSProp`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

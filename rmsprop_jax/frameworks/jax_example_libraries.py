@@ -1,5 +1,7 @@
 """RMSProp of JAX's own `jax.example_libraries.optimizers`, and NumPyro's, which wraps it."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """A state in Flax's `nnx.Optimizer`, which keeps its arrays in variables of its own."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """RMSProp of TensorFlow.js, `tf.train.rmsprop`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

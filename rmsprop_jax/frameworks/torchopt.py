@@ -1,5 +1,7 @@
 """RMSProp of TorchOpt, `torchopt.rmsprop` and `torchopt.RMSprop`."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import ArrayLike
 

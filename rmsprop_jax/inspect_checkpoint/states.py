@@ -150,7 +150,10 @@ def _made_by(places: Any, found: dict[str, Any], arguments: dict[str, Any]) -> l
     for name in ("rmsprop", *(f"dialects.{name}" for name in dialects.__all__)):
         rate = next(iter(inspect.signature(function(name)).parameters))
         text = call(name, {rate: 0.01, **arguments})
-        there = _by_path(evaluate(text).init(params))
+        try:
+            there = _by_path(evaluate(text).init(params))
+        except ValueError:  # it has no such option
+            continue
         if here == {key for key in there if _split(key)[1]}:
             calls.append(text)
     return calls or [call("rmsprop", {"learning_rate": 0.01, **arguments})]

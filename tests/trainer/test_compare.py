@@ -14,6 +14,7 @@ import pytest
 from runs import NAME
 
 from rmsprop_jax import dialects
+from rmsprop_jax.table import dialect_table
 from rmsprop_jax.trainer import compare, mnist, options
 from rmsprop_jax.trainer.compare import Config
 
@@ -68,8 +69,10 @@ def test_default_rates():
 
 
 def test_help_names_all_optimizers():
+    known = f"{Config.__doc__}\n{dialect_table()}"
+    assert "`rmsprop-jax dialects`" in known
     for name in compare.OPTIMIZERS:
-        assert name in str(Config.__doc__)
+        assert name in known
 
 
 def test_table(run):

@@ -127,7 +127,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tree=trees, name=st.sampled_from([k for k in WITH_EVERYTHING if k not in ("keras", "timm")]))
 def test_any_tree_outside_of_jit_and_within(tree, name):
     tx = WITH_EVERYTHING[name]()

@@ -22,7 +22,7 @@ from rmsprop_jax.identification.recording import (
 )
 from rmsprop_jax.identification.report import Candidate, Identification, candidate, ways_to
 from rmsprop_jax.identification.search import search, search_further
-from rmsprop_jax.identification.settling import settle
+from rmsprop_jax.identification.settling import PRECISION, settle
 
 _SWITCHES = {"centered", "bias_correction", "nesterov", "initial_scale", "eps_in_sqrt", "dialect"}
 _OTHERS = 4  # candidates behind the first
@@ -119,7 +119,20 @@ def _settled(
     fit, ranges = settle(first, sample, held, usable)
     rest = [f for f in tied if f.structure != first.structure]
     others = [f for f in found if f not in tied]
-    return candidate([fit, *rest], fit.numbers, ranges), others
+    return candidate([fit, *rest], fit.numbers, _open(fit, rest, ranges)), others
+
+
+def _open(
+    fit: Fit, rest: list[Fit], ranges: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Ranges of numbers, those included in which structures that fit as well differ."""
+    ranges = dict(ranges)
+    for k, x in fit.numbers.items():
+        own = [x, *(other.numbers[k] for other in rest if k in other.numbers)]
+        if not any(map(np.ndim, own)) and max(own) - min(own) > PRECISION * abs(x):
+            own += ranges.get(k, ())
+            ranges[k] = (float(min(own)), float(max(own)))
+    return ranges
 
 
 def _simplest(fit: Fit, sample: Recording, held: dict[str, Any]) -> Fit:

@@ -21,7 +21,8 @@ import rmsprop_jax
 from rmsprop_jax import dialects
 from rmsprop_jax.examples.data import Dataset, load
 from rmsprop_jax.trainer import many, options, reports, training
-from rmsprop_jax.trainer.options import Compare as Config
+
+Config = options.Compare
 
 # By name, what makes each optimizer; the learning rate is the first argument of them all.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

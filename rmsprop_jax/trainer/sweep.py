@@ -24,7 +24,8 @@ from tqdm import tqdm
 import rmsprop_jax
 from rmsprop_jax.examples.data import Dataset, load
 from rmsprop_jax.trainer import many, options, reports, training
-from rmsprop_jax.trainer.options import Sweep as Config
+
+Config = options.Sweep
 
 GRID = ("learning_rate", "decay", "eps", "momentum")
 AXES = training.State._make([None, 0, 0, 0])  # settings differ in all but the number of steps made

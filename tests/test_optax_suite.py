@@ -15,7 +15,7 @@ import pytest
 
 FILES = [
     "_src/alias_test.py",
-    "contrib/_common_test.py",
+    pytest.param("contrib/_common_test.py", marks=pytest.mark.nightly),
     "_src/sharding_test.py",
     "_src/float64_test.py",
 ]

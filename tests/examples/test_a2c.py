@@ -52,6 +52,7 @@ def test_episodes():
     assert jnp.abs(agent.state[1:]).max() <= 0.05
 
 
+@pytest.mark.nightly
 def test_seeds_learn_together_and_apart():
     returns, episodes, _ = a2c.learn(jnp.arange(2), 1500)
     means = returns[:, -300:].sum(1) / episodes[:, -300:].sum(1)

@@ -49,6 +49,7 @@ def weights_of(model):
     return {name: x.detach().numpy().copy() for name, x in model.named_parameters()}
 
 
+@pytest.mark.nightly  # the recorded checkpoints show the same every day
 def test_pytorch_to_here_to_pytorch():
     _, model, _, train = torch_run()
     for part in range(3):
@@ -138,6 +139,7 @@ def keras_to_params(named):
     return {layer: {k: x for la, k, x in split if la == layer} for layer, _, _ in split}
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 def test_keras_to_here_to_keras():
     model, _, train = keras_run()

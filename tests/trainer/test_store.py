@@ -200,7 +200,9 @@ def cut(content):
     return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize("harm", [None, flip, cut])
+@pytest.mark.parametrize(
+    "harm", [flip, *(pytest.param(harm, marks=pytest.mark.nightly) for harm in (None, cut))]
+)
 def test_damage_is_never_taken_for_a_state(two, tmp_path, harm, capsys):
     """Whichever file is hit: the checkpoint is what was saved, or the older one is taken."""
     fallen_back = 0

@@ -23,9 +23,9 @@ COMMANDS = {  # the function that takes the rest of the command line, and what i
         "fit a line, with eps outside and under the root",
     ),
     "a2c": ("trainer.commands:a2c", "balance a pole on a cart, by actor-critic"),
-    "dialects": ("table:main", "set the RMSProps of all frameworks beside each other"),
-    "recipes": ("recipes:main", "list the settings of papers and agents, with their sources"),
-    "explain": ("explanation:main", "print the update that an optimizer makes"),
+    "dialects": ("commands:dialects", "set the RMSProps of all frameworks beside each other"),
+    "recipes": ("commands:recipes", "list the settings of papers and agents, with their sources"),
+    "explain": ("commands:explain", "print the update that an optimizer makes"),
     "inspect": ("inspect_checkpoint:main", "say what is in a checkpoint, and how to load it"),
     "identify": ("identification.command:main", "tell which RMSProp made a recorded run"),
 }

@@ -18,7 +18,6 @@ import optax
 from rmsprop_jax import clipping, parts, storage, weights
 from rmsprop_jax.anatomy import Part, is_function_of, memory_of, take_apart
 from rmsprop_jax.checks import given, is_traced
-from rmsprop_jax.cli import Parser
 from rmsprop_jax.transform import scale_by_rms
 
 
@@ -57,16 +56,6 @@ def explain(tx: optax.GradientTransformation) -> str:
     update = text.lines(take_apart(tx), "t")
     before = ["# before the first update", *text.start] if text.start else []
     return "\n".join([*before, "# every update", "u = g", *update, "p = p + u"])
-
-
-def main(args: Sequence[str]) -> None:
-    """The command `rmsprop-jax explain`."""
-    from rmsprop_jax.calls import evaluate
-
-    parser = Parser("rmsprop-jax explain", description="Prints the update that an optimizer makes.")
-    example = '"dialects.pytorch(1e-2, momentum=0.9)"'
-    parser.add_argument("call", help=f"what makes it, in quotes: {example}, or just the name")
-    print(explain(evaluate(parser.parse_args(args).call)))
 
 
 _TAKEN = re.findall(

@@ -23,8 +23,7 @@ for what is not a number.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,7 +39,6 @@ from rmsprop_jax.checks import (
     check_positive,
     check_rate,
 )
-from rmsprop_jax.cli import Parser, did_you_mean
 from rmsprop_jax.precision import chain, public
 
 __all__ = [
@@ -724,23 +722,6 @@ def dpo(
     return chain(
         clipping.clip_by_torch_norm(max_norm), dialects.pytorch(rate, alpha=decay, eps=eps)
     )
-
-
-def main(args: Sequence[str]) -> None:
-    """The command `rmsprop-jax recipes`."""
-    parser = Parser("rmsprop-jax recipes", description="Settings of RMSProp, with their sources.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print all about one recipe")
-    name = parser.parse_args(args).name
-    if name is None:
-        width = max(map(len, __all__))
-        for recipe in __all__:
-            first = (inspect.getdoc(globals()[recipe]) or "").partition("\n")[0]
-            print(f"{recipe:{width}}  {first}")
-    elif name in __all__:
-        print(f"recipes.{name}{inspect.signature(globals()[name])}\n")
-        print(inspect.getdoc(globals()[name]))
-    else:
-        raise ValueError(f"there is no recipe {name}.{did_you_mean(name, __all__)}")
 
 
 def _scheduled(learning_rate: Any, schedule: Callable[[Any], optax.Schedule]) -> Any:

@@ -1,7 +1,8 @@
-"""The dialects beside each other, as a table: the command `rmsprop-jax dialects`."""
+"""The dialects beside each other, as a table."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optax
@@ -9,7 +10,6 @@ import optax
 from rmsprop_jax import dialects, parts
 from rmsprop_jax.anatomy import take_apart
 from rmsprop_jax.checks import given
-from rmsprop_jax.cli import Parser
 from rmsprop_jax.transform import scale_by_rms
 
 
@@ -37,21 +37,7 @@ def dialect_table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
-def main(args: Sequence[str]) -> None:
-    """The command `rmsprop-jax dialects`."""
-    description = (
-        "Sets the RMSProps of all frameworks beside each other; or, of one, tells the call that "
-        "makes its numbers."
-    )
-    parser = Parser("rmsprop-jax dialects", description=description)
-    parser.add_argument(
-        "name", nargs="*", help="of a framework or package, as you would type it: jittor, r torch"
-    )
-    words = parser.parse_args(args).name
-    print(dialects.find(" ".join(words)) if words else dialect_table())
-
-
-def _variants(dialect: Callable[..., Any]) -> list[optax.GradientTransformation]:
+def _variants(dialect: Callable[..., Any]) -> Iterator[optax.GradientTransformation]:
     """The dialect with all of its parts, then without momentum, then with each switch turned."""
     parameters = inspect.signature(dialect).parameters
     rates = ("learning_rate", "lr", "step_size", "momentum", "mom", "weight_decay", "wd")
@@ -60,12 +46,9 @@ def _variants(dialect: Callable[..., Any]) -> list[optax.GradientTransformation]
     turns: list[dict[str, Any]] = [{}]
     turns += [{name: 0} for name in ("momentum", "mom") if name in parameters]
     turns += [{k: not p.default} for k, p in parameters.items() if isinstance(p.default, bool)]
-    turns = [
-        turn for turn in turns if not turn.keys() & {"use_ema", "is_legacy_optimizer"}
-    ]  # refused
-    if dialect is dialects.tensorflowjs:  # which refuses this too
-        turns = [turn for turn in turns if "centered" not in turn]
-    return [dialect(**{**numbers, **turn}) for turn in turns]
+    for turn in turns:
+        with contextlib.suppress(ValueError):  # a switch that it has, and refuses to turn
+            yield dialect(**{**numbers, **turn})
 
 
 def _traits(tx: optax.GradientTransformation) -> tuple[str, ...]:

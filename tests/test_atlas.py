@@ -15,8 +15,8 @@ import pytest
 from atlas_problem import KEPT, gradients, start
 
 from rmsprop_jax import dialects, recipes, rmsprop, scale_by_rms
+from rmsprop_jax.commands import dialects as main
 from rmsprop_jax.frameworks.atlas import MEASURED, ROWS
-from rmsprop_jax.table import main
 
 NAMES = {
     "jittor": "Jittor",

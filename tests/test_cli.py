@@ -81,7 +81,7 @@ def test_interrupt(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rmsprop_jax.table.main", interrupted)
+    monkeypatch.setattr("rmsprop_jax.commands.dialects", interrupted)
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "dialects")
     assert caught.value.code == 130

@@ -205,8 +205,8 @@ ROWS = Rows(
             ("tfjs centered",),
             "",
             "A bug in 4.22.0: it subtracts epsilon from the variance, and gives NaN for elements "
-            "whose gradients are small. dialects.keras(..., centered=True) is what was meant, and "
-            "what it comes to where it isn't NaN, if epsilon is tiny.",
+            "whose gradients are small. Take dialects.keras(..., centered=True): with a tiny epsilon, "
+            "it makes the same numbers where TensorFlow.js makes no NaN.",
         ),
         (
             "fastai",

@@ -38,14 +38,14 @@ def fastai(
 
     It differs from `rmsprop` as follows:
 
-    1. Momentum adds up gradients, and their sum is divided by the root of now. (So it is Adam,
-       without what Adam does about the start. In all other dialects, momentum adds up steps.)
+    1. Momentum adds up gradients, and their sum is divided by the current root. (This is Adam
+       without its bias correction. In all other dialects, momentum adds up steps.)
     2. The weight decay is decoupled, unless decouple_wd=False.
     3. lr has no default, and that of sqr_mom is 0.99.
 
-    fastai 2.8.12 takes the eps of the call and doesn't pass it on: what it uses is 1e-8, and
-    `opt.set_hyper("eps", ...)` changes it. So port eps from `opt.hypers`, not from the call. And
-    the schedule of mom that `fit_one_cycle` sets is without effect there if mom was 0 in the call.
+    fastai 2.8.12 ignores the eps of the call. It uses 1e-8, unless `opt.set_hyper("eps", ...)`
+    changes it: read eps from `opt.hypers`, not from the call. It also ignores the schedule of mom
+    that `fit_one_cycle` sets if mom was 0 in the call.
 
     Args:
       lr: 0 or more; or a schedule.

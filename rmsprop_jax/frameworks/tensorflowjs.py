@@ -29,11 +29,11 @@ def tensorflowjs(
 
     It differs from `rmsprop` as follows:
 
-    1. epsilon is inside the root. `None` is what TensorFlow.js takes then for its backend: 1e-7.
+    1. epsilon is inside the root. `None` means 1e-7, as TensorFlow.js has it for float32.
     2. The learning rate is inside the momentum, and has no default.
     3. centered is refused. TensorFlow.js 4.22.0 subtracts epsilon from the variance, which makes
        NaN of each element whose gradients were small at first, such as those behind a dead ReLU.
-       What lived through it is `keras` with centered and a small epsilon.
+       A run without NaN is that of `keras` with centered=True and a small epsilon.
 
     Args:
       learning_rate: 0 or more; or a schedule.
@@ -59,9 +59,9 @@ def tensorflowjs(
     """
     if centered:
         raise ValueError(
-            "centered: TensorFlow.js subtracts epsilon from the variance, and makes NaN of small "
-            "gradients. dialects.keras(..., centered=True) is what was meant, and with a small "
-            "epsilon what it comes to where it isn't NaN."
+            "centered=True: TensorFlow.js subtracts epsilon from the variance, which makes NaN of "
+            "small gradients. Take dialects.keras(..., centered=True): with a small epsilon, it "
+            "makes the same numbers where TensorFlow.js makes no NaN."
         )
     check_fraction(decay=decay)
     check_rate(learning_rate=learning_rate)

@@ -25,6 +25,7 @@ from rmsprop_jax.identification.search import search, search_further
 from rmsprop_jax.identification.settling import PRECISION, settle
 
 _SWITCHES = {"centered", "bias_correction", "nesterov", "initial_scale", "eps_in_sqrt", "dialect"}
+_FEWEST = 12  # numbers: with fewer, a wrong update can fit them by its hyperparameters
 _OTHERS = 4  # candidates behind the first
 
 
@@ -51,8 +52,8 @@ def identify(
       the best first, and where none fits a `reason`. It prints as a short report.
 
     Raises:
-      ValueError: for arrays that don't belong together or aren't finite, and for a name in known
-        that no RMSProp has.
+      ValueError: for arrays that don't belong together or aren't finite, for fewer than 12 numbers,
+        and for a name in known that no RMSProp has.
       TypeError: for arrays of other than real numbers.
 
     Example:
@@ -69,6 +70,11 @@ def identify(
       rmsprop_jax.dialects.pytorch(lr=0.02, alpha=0.9, eps=0.001)
     """
     recording = read_recording(params, grads).until(MOST_STEPS)
+    if (there := recording.steps * sum(recording.sizes)) < _FEWEST:
+        raise ValueError(
+            f"params and grads have {recording.steps} steps of {sum(recording.sizes)} elements: "
+            f"{there} numbers are too few to tell, {_FEWEST} are needed, and 500 are good."
+        )
     held, traits = _read_known(known or {}, recording.steps)
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if progress else lambda text: None
     sample = recording.sample(MOST_ELEMENTS)

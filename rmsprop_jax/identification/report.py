@@ -96,7 +96,7 @@ def candidate(
     """
     first, *rest = fits
     ways = [(first.structure, call) for call in ways_to(first)]
-    pick = min(range(len(ways)), key=lambda i: _effort(*ways[i], numbers, i))
+    pick = min(range(len(ways)), key=lambda i: _effort(ways[i][1], numbers, i))
     structure, chosen = ways.pop(pick)
     ways += [(fit.structure, call) for fit in rest for call in ways_to(fit)]
     arguments = chosen.arguments(numbers)
@@ -139,7 +139,7 @@ def _foreign(structure: Structure) -> Call:
     return Call(f"optax.{name}", switches, names, defaults)
 
 
-def _effort(structure: Structure, call: Call, numbers: Numbers, i: int) -> tuple[int, int, int]:
+def _effort(call: Call, numbers: Numbers, i: int) -> tuple[int, int, int]:
     """How much has to be typed; then how well the dialect is known."""
     typed = _typed(call, call.arguments(numbers))
     rank = _PREFERRED.index(call.dialect) if call.dialect in _PREFERRED else len(_PREFERRED)

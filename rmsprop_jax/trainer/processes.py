@@ -47,10 +47,14 @@ def agree(about: dict[str, Any]) -> None:
     """Raises a ValueError, in all processes, if they are not about to do the same."""
     if jax.process_count() == 1:
         return
-    from jax.experimental import multihost_utils
-
-    hashes = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(about).encode())))
-    if different := np.flatnonzero(hashes != hashes[0]).tolist():
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), (jax.sharding.AxisType.Auto,))
+    split, everywhere = (jax.NamedSharding(mesh, spec) for spec in (jax.P("all"), jax.P()))
+    mine = np.full(jax.local_device_count(), zlib.crc32(repr(about).encode()), np.uint32)
+    parts = jax.make_array_from_process_local_data(split, mine)
+    hashes = np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(parts))
+    owners = np.array([device.process_index for device in mesh.devices.flat])
+    right = hashes[owners == 0][0]
+    if different := np.unique(owners[hashes != right]).tolist():
         raise ValueError(f"processes {different} have other arguments or data than process 0.")
 
 

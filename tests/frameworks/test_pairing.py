@@ -153,7 +153,11 @@ def test_a_port_that_rearranges(port):
 def test_a_parameter_without_accumulators_may_be_dropped():
     case = family("pytorch")["named_parameters"]
     weights = {**case["weights"], "unused": np.ones(3, np.float32)}
-    pytorch.load(case["checkpoint"], weights, without("unused"), frozen=[])
+    tx, state = pytorch.load(case["checkpoint"], weights, without("unused"), frozen=[])
+    _, expected = pytorch.load(case["checkpoint"], case["weights"], without("unused"))
+    params = without("unused")(weights)
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
 def test_from_params_is_probed_too():

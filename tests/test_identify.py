@@ -209,6 +209,8 @@ def test_bad_input():
     bad["bias"][7, 0] = np.nan
     with pytest.raises(ValueError, match=r"params\['bias'\] isn't finite at step 7"):
         identify(bad, grads)
+    with pytest.raises(ValueError, match="2 steps of 3 elements: 6 numbers are too few"):
+        identify(np.ones((3, 3)), np.ones((2, 3)))
     with pytest.raises(TypeError, match="must hold real numbers, and is int"):
         identify(np.zeros((3, 2), int), np.zeros((2, 2)))
 

@@ -265,8 +265,8 @@ ROWS = Rows(
             "PyMC's adagrad_window",
             ("adagrad_window", "pymc advi default"),
             "",
-            "It divides by the root of the sum of the last n_win squares, which no recursion of "
-            "one average is. It isn't called RMSProp.",
+            "It divides by the root of the sum of the last n_win squares, which needs all of them in "
+            "memory. It isn't called RMSProp.",
         ),
         (
             "Blocks",
@@ -339,7 +339,7 @@ ROWS = Rows(
             ("step_adapt",),
             "",
             "Each element has a step rate of its own, which grows and shrinks by the signs of its "
-            "steps: that is Rprop's part, and no average.",
+            "steps, as in Rprop. No running average does that.",
         ),
         (
             "Jittor",
@@ -372,7 +372,7 @@ ROWS = Rows(
             ("cntk.learners.rmsprop",),
             "",
             "Each element has a step that grows by 1.2 and shrinks by 0.75 with the signs of its "
-            "gradients, divided by the mean of these: that is Rprop's part, and no average.",
+            "gradients, divided by the mean of these, as in Rprop. No running average does that.",
         ),
         (
             "tinygrad",

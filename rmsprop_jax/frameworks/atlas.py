@@ -205,8 +205,8 @@ ROWS = Rows(
             ("tfjs centered",),
             "",
             "A bug in 4.22.0: it subtracts epsilon from the variance, and gives NaN for elements "
-            "whose gradients are small. Take dialects.keras(..., centered=True): with a tiny epsilon, "
-            "it makes the same numbers where TensorFlow.js makes no NaN.",
+            "whose gradients are small. Take dialects.keras(..., centered=True): with a tiny "
+            "epsilon, it makes the same numbers where TensorFlow.js makes no NaN.",
         ),
         (
             "fastai",
@@ -265,8 +265,8 @@ ROWS = Rows(
             "PyMC's adagrad_window",
             ("adagrad_window", "pymc advi default"),
             "",
-            "It divides by the root of the sum of the last n_win squares, which needs all of them in "
-            "memory. It isn't called RMSProp.",
+            "It divides by the root of the sum of the last n_win squares, which needs all of them "
+            "in memory. It isn't called RMSProp.",
         ),
         (
             "Blocks",

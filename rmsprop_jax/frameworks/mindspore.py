@@ -41,13 +41,13 @@ def mindspore(
 
     1. s starts at 1, and epsilon is inside the root.
     2. The learning rate is inside the momentum.
-    3. It takes back the scaling of a loss, which the weight decay isn't part of.
+    3. The gradient is divided by loss_scale; the weight decay is not.
     4. The defaults are learning_rate = 0.1 and epsilon = 1e-10.
 
     This is what MindSpore documents. Its kernel for CPUs (2.10.0) does something else if not
     centered: in each parameter, it divides whole blocks of 8 elements by sqrt(s) + epsilon, and
-    only the rest by the root of the sum. And where s - E[g]^2 + epsilon isn't positive, it skips
-    the element; here the variance is exact.
+    only the rest by sqrt(s + epsilon). If centered, it skips an element where
+    s - E[g]^2 + epsilon isn't positive. Here the variance is exact, so that is never needed.
 
     Args:
       learning_rate: 0 or more; or a schedule.

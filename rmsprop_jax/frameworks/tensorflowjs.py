@@ -59,8 +59,8 @@ def tensorflowjs(
     """
     if centered:
         raise ValueError(
-            "centered=True: TensorFlow.js subtracts epsilon from the variance, which makes NaN of "
-            "small gradients. Take dialects.keras(..., centered=True): with a small epsilon, it "
+            "centered: True, but TensorFlow.js subtracts epsilon from the variance, which makes NaN "
+            "of small gradients. Take dialects.keras(..., centered=True): with a small epsilon, it "
             "makes the same numbers where TensorFlow.js makes no NaN."
         )
     check_fraction(decay=decay)

@@ -40,12 +40,13 @@ LIVE = {"pytorch": 28, "timm": 28, "keras": 24, "optax": 24, "jax_example_librar
 RECORDED = [name for name in WORDS if name not in LIVE]
 NETWORKS = 24
 # What the library calls the update of a framework that has no dialect of its name.
-SAME = {"jax_example_libraries": "keras", "chainer_graves": "graves", "mxnet": "graves"}
+SAME = {"numpyro": "jax_example_libraries", "chainer_graves": "graves", "mxnet": "graves"}
 NUMBERS = {  # our words for each of a framework's
     "lr": "learning_rate", "step_size": "learning_rate", "learning_rate": "learning_rate",
     "alpha": "decay", "rho": "decay", "gamma": "decay", "gamma1": "decay", "decay": "decay",
-    "eps": "eps", "epsilon": "eps", "momentum": "momentum", "gamma2": "momentum",
-    "weight_decay": "weight_decay",
+    "sqr_mom": "decay", "eps": "eps", "epsilon": "eps",
+    "momentum": "momentum", "gamma2": "momentum", "mom": "momentum",
+    "weight_decay": "weight_decay", "wd": "weight_decay",
 }  # fmt: skip
 
 

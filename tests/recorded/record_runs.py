@@ -7,6 +7,7 @@ In the environment of the framework (see README.md): `python tests/recorded/reco
 import importlib.metadata
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,122 @@ def mxnet(arguments: dict[str, Any]) -> Any:
     return start
 
 
+def numpyro(arguments: dict[str, Any]) -> Any:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import jax.numpy as jnp
+    from numpyro import optim
+
+    name = "RMSPropMomentum" if "momentum" in arguments else "RMSProp"
+    optimizer = getattr(optim, name)(**arguments)
+    to_jax = lambda tree: {k: jnp.asarray(x) for k, x in tree.items()}
+
+    def start(params: dict[str, np.ndarray]) -> Any:
+        state = optimizer.init(to_jax(params))
+
+        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            nonlocal state
+            state = optimizer.update(to_jax(grads), state)
+            return {k: np.array(x) for k, x in optimizer.get_params(state).items()}
+
+        return step
+
+    return start
+
+
+def torchopt(arguments: dict[str, Any]) -> Any:
+    import torch
+    import torchopt
+
+    optimizer = torchopt.rmsprop(**arguments)
+    to_torch = lambda tree: {k: torch.from_numpy(x.copy()) for k, x in tree.items()}
+
+    def start(params: dict[str, np.ndarray]) -> Any:
+        now = to_torch(params)
+        state = optimizer.init(now)
+
+        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            nonlocal now, state
+            updates, state = optimizer.update(to_torch(grads), state, params=now, inplace=False)
+            now = torchopt.apply_updates(now, updates, inplace=False)
+            return {k: x.numpy() for k, x in now.items()}
+
+        return step
+
+    return start
+
+
+def fastai(arguments: dict[str, Any]) -> Any:
+    import torch
+    from fastai.optimizer import RMSProp
+
+    def start(params: dict[str, np.ndarray]) -> Any:
+        variables = {k: torch.nn.Parameter(torch.from_numpy(x.copy())) for k, x in params.items()}
+        optimizer = RMSProp(list(variables.values()), **arguments)
+        optimizer.set_hyper("eps", arguments["eps"])  # that of the call isn't passed on
+
+        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            for k, v in variables.items():
+                v.grad = torch.from_numpy(grads[k].copy())
+            optimizer.step()
+            return {k: v.detach().numpy().copy() for k, v in variables.items()}
+
+        return step
+
+    return start
+
+
+def mindspore(arguments: dict[str, Any]) -> Any:
+    import mindspore as ms
+
+    ms.set_device("CPU")
+    rows = lambda x: [row.copy() for row in x.reshape(-1, 4)]  # why: see record.py
+
+    def start(params: dict[str, np.ndarray]) -> Any:
+        variables = {
+            k: [ms.Parameter(ms.Tensor(row), name=f"{k}{i}") for i, row in enumerate(rows(x))]
+            for k, x in params.items()
+        }
+        optimizer = ms.nn.RMSProp([v for of in variables.values() for v in of], **arguments)
+
+        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            optimizer(tuple(ms.Tensor(row) for k in variables for row in rows(grads[k])))
+            return {
+                k: np.stack([v.asnumpy() for v in of]).reshape(params[k].shape)
+                for k, of in variables.items()
+            }
+
+        return step
+
+    return start
+
+
+def tensorflowjs(arguments: dict[str, Any]) -> Any:
+    script = Path(__file__).with_name("tensorflowjs.js")
+    kwargs = dict(arguments)
+    rate = kwargs.pop("learning_rate")
+    flat = lambda tree: np.concatenate([x.reshape(-1) for x in tree.values()]).tolist()
+
+    def start(params: dict[str, np.ndarray]) -> Any:
+        seen: list[list[float]] = []
+
+        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            seen.append(flat(grads))  # each process starts over
+            problem = {"kwargs": kwargs, "start": flat(params), "gradients": seen}
+            problem["rates"] = [rate] * len(seen)
+            made = subprocess.run(
+                ["node", script], input=json.dumps(problem), stdout=subprocess.PIPE, text=True
+            )
+            now = np.array(json.loads(made.stdout)["params"][-1], np.float32)
+            parts = np.split(now, np.cumsum([x.size for x in params.values()])[:-1])
+            return {k: p.reshape(params[k].shape) for k, p in zip(params, parts, strict=True)}
+
+        return step
+
+    return start
+
+
 PACKAGES = {  # whose versions to note
     "tensorflow1": "tensorflow-cpu",
     "tf_keras_legacy": "tf_keras",
@@ -169,6 +286,11 @@ PACKAGES = {  # whose versions to note
     "stable_baselines3": "stable_baselines3",
     "chainer_graves": "chainer",
     "mxnet": "mxnet",
+    "numpyro": "numpyro",
+    "torchopt": "torchopt",
+    "fastai": "fastai",
+    "mindspore": "mindspore",
+    "tensorflowjs": "@tensorflow/tfjs",
 }
 
 
@@ -189,8 +311,12 @@ def record(framework: str) -> None:
         assert all(x.dtype == run.dtype for x in made.values())
         runs.append(run)
         arrays |= {f"{number}/{k}": x for k, x in made.items()}
-    version = importlib.metadata.version(PACKAGES[framework])
-    about = {PACKAGES[framework]: version, "numpy": np.__version__}
+    package = PACKAGES[framework]
+    if package.startswith("@"):  # of npm
+        version = json.loads(Path("node_modules", package, "package.json").read_text())["version"]
+    else:
+        version = importlib.metadata.version(package)
+    about = {package: version, "numpy": np.__version__}
     about["python"] = platform.python_version()
     folder = Path(__file__).parent / "runs"
     folder.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ optimizer is given are the gradients of its number: the same everywhere.
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,12 +46,19 @@ WORDS = {  # of each framework: learning rate, decay, eps, momentum, what else i
     "stable_baselines3": ("lr", "alpha", "eps", "momentum", ("centered", "weight_decay")),
     "chainer_graves": ("lr", "alpha", "eps", "momentum", ()),
     "mxnet": ("learning_rate", "gamma1", "epsilon", "gamma2", ("centered",)),
+    "numpyro": ("step_size", "gamma", "eps", "momentum", ()),
+    "torchopt": ("lr", "alpha", "eps", "momentum", ("centered", "weight_decay", "nesterov")),
+    "fastai": ("lr", "sqr_mom", "eps", "mom", ("wd", "decouple_wd")),
+    "mindspore": ("learning_rate", "decay", "epsilon", "momentum", ("centered", "weight_decay")),
+    "tensorflowjs": ("learning_rate", "decay", "epsilon", "momentum", ()),
 }
+FLOAT32 = ("mxnet", "mindspore", "tensorflowjs")
+"""Those without float64."""
 
 
 def draw(framework: str, number: int) -> Run:
     """A setting: half of the numbers as people type them, half any."""
-    stream = np.random.RandomState(1000 * sorted(WORDS).index(framework) + number)
+    stream = np.random.RandomState([number, zlib.crc32(framework.encode())])
     pick = lambda *x: x[stream.randint(len(x))]
 
     def between(low: float, high: float, typed: tuple[float, ...]) -> float:
@@ -73,13 +81,14 @@ def draw(framework: str, number: int) -> Run:
             continue
         if stream.random_sample() < 0.4:
             decayed = between(1e-3, 0.3, (1e-2, 5e-3, 0.1))
-            arguments[name] = decayed if name == "weight_decay" else True
+            switch = name != "decouple_wd"  # fastai's is on by default
+            arguments[name] = decayed if name in ("weight_decay", "wd") else switch
     if framework == "mxnet":  # ignores gamma2 without centered, and has a default
         arguments["centered"] = True
         arguments.setdefault("gamma2", 0.0)
     if framework == "chainer_graves":
         arguments.setdefault("momentum", 0.0)
-    dtype = "float32" if number % 3 or framework == "mxnet" else "float64"
+    dtype = "float32" if number % 3 or framework in FLOAT32 else "float64"
     return Run(number, framework, arguments, dtype)
 
 

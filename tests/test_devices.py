@@ -11,6 +11,11 @@ import pytest
 from rmsprop_jax import dialects, rmsprop, storage
 
 AXIS_TYPES = [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto]
+each_axis_type = pytest.mark.parametrize(
+    "axis_type",
+    [AXIS_TYPES[0], pytest.param(AXIS_TYPES[1], marks=pytest.mark.nightly)],
+    ids=["Explicit", "Auto"],
+)
 OPTIMIZERS = {
     "rmsprop": lambda: rmsprop(0.01),
     "centered, momentum": lambda: rmsprop(0.01, centered=True, momentum=0.5),
@@ -58,7 +63,7 @@ def assert_lies_like(tree, params):
     assert found >= len(params)
 
 
-@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=lambda axis_type: axis_type.name)
+@each_axis_type
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_lies_like_the_parameters(name, place, axis_type):
@@ -114,7 +119,11 @@ def after_100_steps(name, place, data, model):
 
 @pytest.mark.parametrize(
     ("place", "shape"),
-    [("FSDP", (2, 1)), ("tensor parallel", (2, 2)), ("FSDP", (4, 2))],
+    [
+        pytest.param("FSDP", (2, 1), marks=pytest.mark.nightly),
+        ("tensor parallel", (2, 2)),
+        ("FSDP", (4, 2)),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)

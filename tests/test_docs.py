@@ -19,7 +19,7 @@ import rmsprop_jax
 MODULES = sorted(m.name for m in pkgutil.walk_packages(rmsprop_jax.__path__, "rmsprop_jax."))
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {
-    page: blocks
+    page.stem: blocks
     for page in [ROOT / "README.md", ROOT / "docs" / "guides" / "large_scale.md"]
     if (blocks := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 }
@@ -47,8 +47,15 @@ def test_every_public_name_has_an_example():
     assert not [name for name in names if ">>> " not in (name.__doc__ or "")]
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    ("page", "devices"),
+    [
+        ("README", 1),
+        ("large_scale", 8),
+        pytest.param("README", 8, marks=pytest.mark.nightly),
+        pytest.param("large_scale", 1, marks=pytest.mark.nightly),
+    ],
+)
 def test_pages_run(page, devices):
     """As a reader runs them, in a process of its own."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}

@@ -1,6 +1,6 @@
 """`rmsprop` of any tree, dtypes, options and order of calls, against its definition in float64.
 
-200 examples; 10,000 with HYPOTHESIS_PROFILE=nightly.
+100 examples; 10,000 with HYPOTHESIS_PROFILE=nightly.
 """
 
 import jax

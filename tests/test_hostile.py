@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-SOME = ("rmsprop", "optax", "pytorch", "timm", "tf_keras_legacy", "graves")
+SOME = ("rmsprop", "pytorch", "timm", "tf_keras_legacy", "graves")
 """Each form of the algorithm; the other dialects are chains of the same parts."""
 OTHERS = tuple(name for name in hostile.FORMS if name not in SOME)
 names = pytest.mark.parametrize("name", hostile.FORMS)

@@ -15,14 +15,12 @@ import pytest
 
 FILES = [
     "_src/alias_test.py",
-    pytest.param("contrib/_common_test.py", marks=pytest.mark.nightly),
+    "contrib/_common_test.py",
     "_src/sharding_test.py",
     "_src/float64_test.py",
 ]
-REPLACEMENTS = {
-    "rmsprop": "rmsprop_jax:rmsprop",
-    "dialects.optax": "rmsprop_jax.dialects:optax",
-}
+REPLACEMENTS = ["rmsprop_jax:rmsprop", "rmsprop_jax.dialects:optax"]
+CASES = [(file, replacement) for file in FILES for replacement in REPLACEMENTS]
 
 
 def pytest_configure(config):
@@ -44,24 +42,22 @@ def pytest_collection_modifyitems(config, items):
         items[:] = about
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_optax_tests_pass(file, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "replacement"),
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.nightly) for case in CASES[1:])],
+)
+def test_optax_tests_pass(file, replacement, tmp_path):
     path = pathlib.Path(optax.__file__).parent / file
     if not path.exists():
         pytest.skip(f"this Optax, {optax.__version__}, is installed without {file}")
     here = pathlib.Path(__file__)
     options = ["-p", here.stem, "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    processes = {
-        name: subprocess.Popen(  # side by side, for they take a while
-            [sys.executable, "-m", "pytest", *options, "-c", os.devnull, str(path)],
-            env=os.environ | {"PYTHONPATH": str(here.parent), "REPLACE_OPTAX_RMSPROP": function},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name, function in REPLACEMENTS.items()
-    }
-    outputs = {name: process.communicate()[0] for name, process in processes.items()}
-    for name, process in processes.items():
-        assert process.returncode == 0, f"{name}: {outputs[name]}"
-        assert re.search(r"\b[1-9]\d* passed", outputs[name]), f"{name}: {outputs[name]}"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-c", os.devnull, str(path)],
+        env=os.environ | {"PYTHONPATH": str(here.parent), "REPLACE_OPTAX_RMSPROP": replacement},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"\b[1-9]\d* passed", run.stdout), run.stdout

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_devices import AXIS_TYPES
+from test_devices import AXIS_TYPES, each_axis_type
 from test_types import types
 from test_wrappers import WRAPPERS, start, train
 
@@ -315,10 +315,13 @@ def averages(form, decay, gradients, steps, nu=0.0):
     return np.asarray(unpack(state, nu=form).nu), np.asarray(exact.nu)
 
 
+each_decay = pytest.mark.parametrize(
+    "decay", [0.99, *(pytest.param(decay, marks=pytest.mark.nightly) for decay in (0.9, 0.999))]
+)
 LIMITS = {"U16": (3e-4, 0.016), "BF16": (5e-4, 0.025), "U8": (0.015, 0.17)}
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
+@each_decay
 @pytest.mark.parametrize("name", FORMATS)
 def test_stationary_error(name, decay):
     """The error of the root, with scales that differ by octaves within the array."""
@@ -336,7 +339,7 @@ def test_stationary_error(name, decay):
 
 
 @pytest.mark.parametrize("fall", [100.0, 1e4, 0.01])
-@pytest.mark.parametrize("decay", [0.9, 0.999])
+@pytest.mark.parametrize("decay", [pytest.param(0.9, marks=pytest.mark.nightly), 0.999])
 @each_format
 def test_follows_where_bfloat16_stalls(form, decay, fall):
     """After the gradients fall, or rise, the average is there in 10 time constants."""
@@ -361,7 +364,7 @@ def test_with_decay_what_only_decays_is_exact(form):
     assert np.mean(np.abs(walked / exact - 1) < 1e-4) < 0.05
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
+@each_decay
 @pytest.mark.parametrize("name", FORMATS)
 def test_with_decay_sparse_gradients_are_as_good_as_dense_ones(name, decay):
     """The case that defeats `U8` alone: gradients that are 0 in 99 of 100 steps."""
@@ -838,7 +841,7 @@ def test_it_carries_its_record():
     assert record.arguments == {"tx": PLAIN, "seed": 0, "formats": {"nu": U8, "trace": BF16}}
 
 
-@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
+@each_axis_type
 @pytest.mark.parametrize(
     "make",
     [

@@ -21,6 +21,9 @@ RATES = {
     "strong schedule": lambda: lambda count: jnp.float32(0.125) * (count + 1).astype(jnp.float32),
 }
 
+X64 = ("float", "numpy double", "schedule")
+"""Those that are run in 64 bits by day."""
+
 
 def types(tree):
     """Shape, dtype, weak type and sharding of every leaf, and the tree itself."""
@@ -41,8 +44,15 @@ def parameters_and_gradients(x64, every):
     }
 
 
-@pytest.mark.parametrize("rate", RATES.values(), ids=RATES.keys())
-@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+@pytest.mark.parametrize(
+    ("rate", "x64"),
+    [
+        pytest.param(rate, x64, marks=pytest.mark.nightly if x64 and kind not in X64 else ())
+        for kind, rate in RATES.items()
+        for x64 in (False, True)
+    ],
+    ids=[f"{kind}-{bits}" for kind in RATES for bits in ("x32", "x64")],
+)
 def test_types_are_kept(rate, x64):
     with jax.enable_x64(x64):
         params, grads = parameters_and_gradients(x64, every=rate is RATES["float"])

@@ -59,9 +59,9 @@ def tensorflowjs(
     """
     if centered:
         raise ValueError(
-            "centered: True, but TensorFlow.js subtracts epsilon from the variance, which makes NaN "
-            "of small gradients. Take dialects.keras(..., centered=True): with a small epsilon, it "
-            "makes the same numbers where TensorFlow.js makes no NaN."
+            "centered: True, but TensorFlow.js subtracts epsilon from the variance, which makes "
+            "NaN of small gradients. Take dialects.keras(..., centered=True): with a small "
+            "epsilon, it makes the same numbers where TensorFlow.js makes no NaN."
         )
     check_fraction(decay=decay)
     check_rate(learning_rate=learning_rate)

@@ -300,11 +300,11 @@ cli.main()
     ("when", "size", "option", "named"),
     [
         ("before", 20_000, "save", ""),
-        ("before", 20_000, "json", ""),
-        ("before", 20_000, "plot", ""),
         ("later", 20_000, "save", "/1"),
         ("later", 200, "json", ""),
-        ("later", 2000, "plot", ""),
+        pytest.param("before", 20_000, "json", "", marks=pytest.mark.nightly),
+        pytest.param("before", 20_000, "plot", "", marks=pytest.mark.nightly),
+        pytest.param("later", 2000, "plot", "", marks=pytest.mark.nightly),
     ],
 )
 def test_no_room(tmp_path, when, size, option, named):

@@ -109,7 +109,9 @@ def test_padding_does_not_reach_the_model():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("model", "enough"), [("mlp", 0.88), ("cnn", 0.85)])
+@pytest.mark.parametrize(
+    ("model", "enough"), [("mlp", 0.88), pytest.param("cnn", 0.85, marks=pytest.mark.nightly)]
+)
 def test_models_learn_and_predict(model, enough):
     with jax.numpy_dtype_promotion("strict"):
         result = train(dataclasses.replace(DIGITS, model=model, epochs=8))
@@ -185,7 +187,9 @@ def test_report_and_picture(tmp_path, capsys):
         assert line.endswith(" s")
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+@pytest.mark.parametrize(
+    "schedule", ["constant", "cosine", pytest.param("plateau", marks=pytest.mark.nightly)]
+)
 def test_learning_rates_are_told_and_drawn(tmp_path, monkeypatch, schedule):
     labels: list[str] = []
     write = reports.write_figure

@@ -173,11 +173,11 @@ def report(
     per_line = steps // (ENVS * STEPS * lines)
     if seeds < 1 or lines < 1 or per_line < 1:
         raise ValueError(f"seeds={seeds}, steps={steps}, lines={lines}: too few to learn from.")
+    print("  steps    mean  " + "".join(f"  seed {seed}" for seed in range(seeds)), flush=True)
     returns, episodes, _ = learn(jnp.arange(seeds), per_line * lines, learning_rate)
     shape = seeds, lines, per_line
     sums, counts = (np.reshape(x, shape).sum(-1) for x in (returns, episodes))
     means = sums / np.maximum(counts, 1)
-    print("  steps    mean  " + "".join(f"  seed {seed}" for seed in range(seeds)))
     for i, row in enumerate(means.T):
         columns = "".join(f"{value:8.0f}" for value in row)
         print(f"{(i + 1) * per_line * ENVS * STEPS:7}  {row.mean():6.1f}  {columns}")

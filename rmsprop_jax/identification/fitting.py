@@ -174,8 +174,8 @@ def least_squares(
     """A minimum of the sum of squares, by Levenberg and Marquardt.
 
     Here a number often makes no difference at first, or hardly any, and residuals fall by ten
-    orders of magnitude. SciPy's three methods stop too early then: of 28 runs of timm, each found
-    1 to 5 less (`benchmarks/identify.py`).
+    orders of magnitude. Each of SciPy's three methods stopped too early for some of the 28 runs of
+    timm in `benchmarks/identify.py`.
     """
     r = residuals(x)
     cost, damping = float(r @ r), 1e-3

@@ -73,7 +73,9 @@ def test_real_frameworks(framework, dtype, arguments):
             assert x in numbers.values()
 
 
-@pytest.mark.parametrize("framework", ["paddle", "tensorflow1", "mlx"])
+@pytest.mark.parametrize(
+    "framework", ["paddle", "tensorflow1", "mlx", "fastai", "mindspore", "tensorflowjs"]
+)
 def test_recorded_frameworks(framework):
     run, params = recorded_runs(framework)[1]
     found = identify(params, problem(run)[1])

@@ -1,5 +1,7 @@
 """From a recording to the call that made it."""
 
+from __future__ import annotations
+
 import dataclasses
 import sys
 from collections.abc import Mapping

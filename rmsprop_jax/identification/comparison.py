@@ -1,5 +1,7 @@
 """Where two runs that should be the same part, and what the difference looks like."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -77,7 +77,7 @@ def judge(framework, arguments, found):
     theirs = {NUMBERS[k]: x for k, x in arguments.items() if k in NUMBERS}
     undetermined = {NUMBERS[k] for k in best.undetermined}
     for k, x in theirs.items():
-        if k not in undetermined and abs(mine.get(k, 0) - x) > 1.001e-3 * abs(x):
+        if k not in undetermined and np.any(np.abs(mine.get(k, 0) - x) > 1.001e-3 * abs(x)):
             return f"wrong: {k} {mine.get(k)} for {x}", 0
     return "right", len(undetermined)
 

@@ -6,12 +6,14 @@
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,13 +56,16 @@ MOMENTS = {
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """Directories of runs that were killed, by moment, and how many lines each had printed."""
+    # How XLA sums up a convolution may depend on how many devices share the threads.
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}
     children = {}
     for moment, (config, operation, path, _) in MOMENTS.items():
         directory = tmp_path_factory.mktemp("killed")
         line = [sys.executable, "-c", CHILD, operation, path, "mnist"]
         line += options(dataclasses.replace(config, save=directory))
         pipe = subprocess.PIPE
-        children[moment] = directory, subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True)
+        child = subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=env)
+        children[moment] = directory, child
     left = {}
     for moment, (directory, child) in children.items():
         out, errors = child.communicate()

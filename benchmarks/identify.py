@@ -142,10 +142,14 @@ def few():
             verdicts = []
             for run, params, grads in made:
                 flat = lambda of: np.concatenate([x.reshape(len(x), -1) for x in of.values()], 1)
-                found = identify(flat(params)[: t + 1, -n:], flat(grads)[:t, -n:])
+                try:
+                    found = identify(flat(params)[: t + 1, -n:], flat(grads)[:t, -n:])
+                except ValueError:
+                    verdicts.append("refused")
+                    continue
                 verdicts.append(judge("pytorch", run.arguments, found)[0].partition(":")[0])
             kinds = [verdicts.count(kind) for kind in ("right", "open", "wrong")]
-            cells.append("/".join(map(str, kinds)))
+            cells.append("refused" if "refused" in verdicts else "/".join(map(str, kinds)))
         print(f"| {t} | {' | '.join(cells)} |", flush=True)
     print(f"\nRight/open/wrong, of {len(made)} runs each.")
 

@@ -44,9 +44,9 @@ def settle(
     free = [k for k in ("learning_rate", *fit.structure.numbers) if k not in held]
     if fit.scheduled:
         free.remove("learning_rate")
-    # What isn't determined may be, once others have the numbers that somebody typed.
-    for _ in range(2):
-        trial.round([k for k in free if k not in trial.held and trial.determines(k)])
+    # Once. What others leave undetermined would seem determined as soon as they are round numbers,
+    # but a number that nobody typed may be near a round one, too.
+    trial.round([k for k in free if k not in trial.held and trial.determines(k)])
     ranges = {k: trial.range(k) for k in free if k not in trial.held}
     for k in ranges:
         trial.choose(k, defaults.get(k, []))
@@ -113,7 +113,8 @@ class _Trial:
         typed = float(f"{x:.{digits}g}")
         if k in FRACTIONS and x > 0.9:
             typed = float(f"{1 - float(f'{1 - x:.{digits}g}'):.15g}")
-        if abs(typed - x) > self.allowed(k):
+        # Of more digits than people like to type, only half: the fit has an error of its own.
+        if abs(typed - x) > self.allowed(k) / (1 if digits <= 2 else 2):
             return
         for used in (typed, float(np.float32(typed))):
             # How a framework rounds may look like another number: what counts is that it fits.

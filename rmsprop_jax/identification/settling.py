@@ -44,8 +44,8 @@ def settle(
     free = [k for k in ("learning_rate", *fit.structure.numbers) if k not in held]
     if fit.scheduled:
         free.remove("learning_rate")
-    # Once. What others leave undetermined would seem determined as soon as they are round numbers,
-    # but a number that nobody typed may be near a round one, too.
+    # Only once: with some numbers held at round ones, others would seem to be determined. But a
+    # number that nobody typed may be near a round one, too.
     trial.round([k for k in free if k not in trial.held and trial.determines(k)])
     ranges = {k: trial.range(k) for k in free if k not in trial.held}
     for k in ranges:
@@ -113,7 +113,7 @@ class _Trial:
         typed = float(f"{x:.{digits}g}")
         if k in FRACTIONS and x > 0.9:
             typed = float(f"{1 - float(f'{1 - x:.{digits}g}'):.15g}")
-        # Of more digits than people like to type, only half: the fit has an error of its own.
+        # The fit has an error of its own, so a number with many digits may take only half.
         if abs(typed - x) > self.allowed(k) / (1 if digits <= 2 else 2):
             return
         for used in (typed, float(np.float32(typed))):

@@ -130,7 +130,7 @@ def run(config: Config) -> None:
     simple = given.keys() <= inspect.signature(mnist.train).parameters.keys()
     if simple and config.model != "mlp" and jax.local_device_count() == 1:
         checked(config)
-        if sys.stderr.isatty():  # elsewhere, a bar stands there meanwhile
+        if sys.stderr.isatty():  # the trainer shows a bar meanwhile
             print("compiling the first epoch ...", file=sys.stderr)
         mnist.train(**given)
         return

@@ -104,12 +104,17 @@ def mlx(arguments: dict[str, Any]) -> Any:
 
 
 def stable_baselines3(arguments: dict[str, Any]) -> Any:
-    import torch
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+    return _torch(lambda variables: RMSpropTFLike(variables, **arguments))
+
+
+def _torch(make: Any) -> Any:
+    import torch
 
     def start(params: dict[str, np.ndarray]) -> Any:
         variables = {k: torch.nn.Parameter(torch.from_numpy(x.copy())) for k, x in params.items()}
-        optimizer = RMSpropTFLike(variables.values(), **arguments)
+        optimizer = make(list(variables.values()))
 
         def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             for k, v in variables.items():
@@ -208,23 +213,14 @@ def torchopt(arguments: dict[str, Any]) -> Any:
 
 
 def fastai(arguments: dict[str, Any]) -> Any:
-    import torch
     from fastai.optimizer import RMSProp
 
-    def start(params: dict[str, np.ndarray]) -> Any:
-        variables = {k: torch.nn.Parameter(torch.from_numpy(x.copy())) for k, x in params.items()}
-        optimizer = RMSProp(list(variables.values()), **arguments)
+    def make(variables: Any) -> Any:
+        optimizer = RMSProp(variables, **arguments)
         optimizer.set_hyper("eps", arguments["eps"])  # that of the call isn't passed on
+        return optimizer
 
-        def step(grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            for k, v in variables.items():
-                v.grad = torch.from_numpy(grads[k].copy())
-            optimizer.step()
-            return {k: v.detach().numpy().copy() for k, v in variables.items()}
-
-        return step
-
-    return start
+    return _torch(make)
 
 
 def mindspore(arguments: dict[str, Any]) -> Any:

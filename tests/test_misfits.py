@@ -156,3 +156,11 @@ def test_states(name, wrong):
     tx = OPTIMIZERS[name]()
     message = refused(tx, PARAMS, STATES[wrong](tx, tx.init(PARAMS)), PARAMS)
     assert "state" in message or " of [" in message or "count" in message
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_is_compared_with_the_parameters_or_else_with_the_gradients(name):
+    tx = OPTIMIZERS[name]()
+    of_fewer = tx.init(without(PARAMS, "dense/bias"))
+    assert "for these params: " in refused(tx, PARAMS, of_fewer, PARAMS)
+    assert "for these gradients: " in refused(tx, PARAMS, of_fewer, None)

@@ -40,6 +40,8 @@ def _mix(h):
 def _index(x, start):
     """The row-major index of each element, plus start: its high word, or None if 0, and its low.
 
+    That of an array of one axis counts from its end, see `_from_the_end`.
+
     It is made from an iota for each axis, because that can be sharded as x is. Each has start added
     to it, because XLA would else compute it once before a loop over steps, and keep it in memory;
     and its axis, because XLA would else take those of two axes of one length for one array, and
@@ -60,4 +62,20 @@ def _index(x, start):
                 dtype, x.shape, axis, out_sharding=jax.typeof(x).sharding
             )
             index += (iota + (start + dtype(axis))) * dtype(stride)
+        if x.ndim == 1:
+            index = _from_the_end(index, start + start + dtype(x.size - 1))
         return (index >> 32).astype(jnp.uint32) if wide else None, index.astype(jnp.uint32)
+
+
+def _from_the_end(index, both_ends):
+    """The index of an array of one axis, backwards.
+
+    For a CPU it is reversed, not subtracted: LLVM would make an index that goes along with the
+    address one element at a time, which takes as long as all the rest. But that moves the parts of
+    an array which is sharded.
+    """
+    subtracted = lambda index: both_ends - index
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return subtracted(index)
+    reverse = lambda index: jax.lax.rev(index, (0,))
+    return jax.lax.platform_dependent(index, cpu=reverse, default=subtracted)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import optax
 import pytest
 import zoo
 
-import rmsprop_jax
 from rmsprop_jax import diagnostics, dialects, explain, interop, rmsprop, storage
 from rmsprop_jax.anatomy import find_traces, take_apart
 
@@ -113,11 +111,6 @@ def test_the_zoo_is_large():
         part.factory for make in zoo.KNOWN.values() for part in take_apart(make()).walk()
     }
     assert {getattr(dialects, name) for name in dialects.__all__} <= dialects_there
-
-
-def test_nothing_reads_closures_by_the_names_of_locals():
-    package = Path(inspect.getfile(rmsprop_jax)).parent
-    assert not [x for x in package.rglob("*.py") if "getclosurevars" in x.read_text()]
 
 
 def test_parts_are_told_by_their_code_and_not_by_their_name():

@@ -11,7 +11,6 @@ import optax
 import pytest
 
 from rmsprop_jax import dialects, rmsprop
-from rmsprop_jax.transform import scale_by_rms
 
 TABLE = np.array([0.5, 0.25, 0.125, 0.0625])
 box = {"rate": 0.5}
@@ -264,12 +263,3 @@ def test_arrays_of_a_shape_are_traced_once():
     lowered = jax.jit(tx.update).lower(g, tx.init(g)).as_text()
     assert lowered.count("func.func private @_average_squares") == 3
     assert lowered.count("call @_average_squares") == 3 * (8 + 20 % 8)
-
-
-def test_it_can_be_called_in_any_transformation():
-    tx = scale_by_rms(centered=True)
-    g = jnp.arange(1.0, 7.0).reshape(3, 2)
-    states = jax.vmap(tx.init)(g)
-    mapped, _ = jax.vmap(tx.update)(g, states)
-    for i in range(3):
-        np.testing.assert_allclose(mapped[i], tx.update(g[i], tx.init(g[i]))[0], rtol=1e-6)

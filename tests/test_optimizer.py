@@ -8,7 +8,7 @@ import oracles
 import pytest
 import reference
 
-from rmsprop_jax import RmsState, dialects, recipes, rmsprop, scale_by_rms
+from rmsprop_jax import RmsState, dialects, recipes, rmsprop
 
 
 def train(tx, params, gradients):
@@ -166,15 +166,6 @@ def test_vmap_over_hyperparameters_equals_the_loop_in_one_compilation():
             for k in alone:
                 np.testing.assert_allclose(together[k][i], alone[k], rtol=0, atol=1e-10)
     assert len(traces) == 2
-
-
-def test_scale_by_rms_composes_in_a_chain():
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0), scale_by_rms(), optax.trace(0.9), optax.scale(-1e-3)
-    )
-    params = jnp.ones(4)
-    updates, _ = tx.update(100 * params, tx.init(params), params)
-    np.testing.assert_allclose(updates, -1e-3 / np.sqrt(0.1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [rmsprop, dialects.keras, recipes.pymarl])

@@ -25,20 +25,25 @@ option_ids = ["-".join(k if v is True else f"{k}={v}" for k, v in o.items() if v
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=[i or "plain" for i in option_ids])
 
 
-def run(tx, gradients, params=None):
+def run(tx, gradients):
     """Updates [steps, ...] and final state for gradients [steps, ...]."""
+    return run_all([tx], gradients)[0]
+
+
+def run_all(txs, gradients):
+    """The same of several transformations, in one program."""
 
     @jax.jit
     def scan(gradients):
-        def step(state, g):
-            updates, state = tx.update(g, state)
-            return state, updates
+        def step(states, g):
+            pairs = [tx.update(g, state) for tx, state in zip(txs, states, strict=True)]
+            return [state for _, state in pairs], [updates for updates, _ in pairs]
 
-        first = jax.tree.map(lambda g: g[0], gradients) if params is None else params
-        return jax.lax.scan(step, tx.init(first), gradients)
+        first = jax.tree.map(lambda g: g[0], gradients)
+        return jax.lax.scan(step, [tx.init(first) for tx in txs], gradients)
 
-    state, updates = scan(gradients)
-    return jax.tree.map(np.asarray, updates), state
+    states, updates = scan(gradients)
+    return list(zip(jax.tree.map(np.asarray, updates), states, strict=True))
 
 
 def gradients(kind, steps=1000, size=32):
@@ -53,34 +58,36 @@ def gradients(kind, steps=1000, size=32):
     return g.astype(np.float32)
 
 
-@every_option
-@pytest.mark.parametrize(
-    ("decay", "kinds"),
-    [(0.9, ["normal", "heavy-tailed", "sparse", "scales"]), (0.999, ["normal"])],
-    ids=["0.9", "0.999"],
-)
-def test_agrees_with_the_specification(options, decay, kinds):
-    g = np.concatenate([gradients(kind) for kind in kinds], axis=1)
-    expected = reference.scale_by_rms(g, decay, **options)
-    tx = scale_by_rms(decay, **options)
-    with jax.enable_x64(True):
-        updates, _ = run(tx, jnp.asarray(g, jnp.float64))
-    np.testing.assert_allclose(updates, expected, rtol=1e-13, atol=0)
+DECAYS = {0.9: ["normal", "heavy-tailed", "sparse", "scales"], 0.999: ["normal"]}
 
-    # 4 ulp, where float32 allows it. The roundings of nu add up like a random walk, for about
-    # 1 / (1 - decay) steps; or for hundreds, where tiny gradients leave nothing but nu <- decay nu
-    # from a start at 1. Exact arithmetic on a float32 nu has them too.
-    updates, _ = run(tx, jnp.asarray(g))
-    ulp = np.spacing(np.abs(expected).astype(np.float32))
-    best = best_in_float32(g.astype(np.float64), decay, **options)
-    for i, kind in enumerate(kinds):
-        ours, ideal = (
-            np.max(np.split(np.abs(u - expected) / ulp, len(kinds), axis=1)[i])
-            for u in (updates, best)
-        )
-        assert ours <= max(4, 1.5 * ideal), kind
-        if decay == 0.9 and not (kind == "scales" and options["initial_scale"] == 1.0):
-            assert ours <= 4, kind
+
+@every_option
+def test_agrees_with_the_specification(options):
+    g = np.concatenate([gradients(kind) for kind in DECAYS[0.9]], axis=1)
+    txs = [scale_by_rms(decay, **options) for decay in DECAYS]
+    with jax.enable_x64(True):
+        in_double = run_all(txs, g.astype(np.float64))
+    for (decay, kinds), (double, _), (single, _) in zip(
+        DECAYS.items(), in_double, run_all(txs, g), strict=True
+    ):
+        part = g[:, : 32 * len(kinds)]
+        double, single = double[:, : part.shape[1]], single[:, : part.shape[1]]
+        expected = reference.scale_by_rms(part, decay, **options)
+        np.testing.assert_allclose(double, expected, rtol=1e-13, atol=0)
+
+        # 4 ulp, where float32 allows it. The roundings of nu add up like a random walk, for about
+        # 1 / (1 - decay) steps; or for hundreds, where tiny gradients leave nothing but
+        # nu <- decay nu from a start at 1. Exact arithmetic on a float32 nu has them too.
+        ulp = np.spacing(np.abs(expected).astype(np.float32))
+        best = best_in_float32(part.astype(np.float64), decay, **options)
+        for i, kind in enumerate(kinds):
+            ours, ideal = (
+                np.max(np.split(np.abs(u - expected) / ulp, len(kinds), axis=1)[i])
+                for u in (single, best)
+            )
+            assert ours <= max(4, 1.5 * ideal), kind
+            if decay == 0.9 and not (kind == "scales" and options["initial_scale"] == 1.0):
+                assert ours <= 4, kind
 
 
 def best_in_float32(g, decay, eps=1e-8, *, eps_in_sqrt, initial_scale, centered, bias_correction):
@@ -355,26 +362,22 @@ class TestCentered:
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
-@every_option
-def test_complex_gradients_are_scaled_by_their_modulus(options, dtype):
+def test_complex_gradients_are_scaled_by_their_modulus(dtype):
     rng = np.random.RandomState(0)
     g = (rng.standard_normal((50, 8)) + 1j * rng.standard_normal((50, 8))).astype(np.complex64)
-    expected = reference.scale_by_rms(g, **options)
     with jax.enable_x64(dtype == np.complex128):
-        updates, state = run(scale_by_rms(**options), jnp.asarray(g, dtype))
-    assert not np.iscomplexobj(state.nu)
-    assert updates.dtype == dtype
+        results = run_all([scale_by_rms(**options) for options in OPTIONS], g.astype(dtype))
     rtol = 1e-13 if dtype == np.complex128 else 3e-6
-    np.testing.assert_allclose(updates, expected, rtol=rtol)
+    for options, (updates, state) in zip(OPTIONS, results, strict=True):
+        assert not np.iscomplexobj(state.nu)
+        assert updates.dtype == dtype
+        expected = reference.scale_by_rms(g, **options)
+        np.testing.assert_allclose(updates, expected, rtol=rtol, err_msg=str(options))
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("inside", [False, True])
-    @pytest.mark.parametrize("centered", [False, True])
-    def test_meta_gradients_are_finite_at_zero(self, inside, centered):
-        tx = scale_by_rms(eps_in_sqrt=inside, centered=centered)
-
-        def loss_after_training(start):
+    def test_meta_gradients_are_finite_at_zero(self):
+        def loss_after_training(start, tx):
             params, state = start, tx.init(start)
             for _ in range(3):
                 g = jax.grad(lambda p: jnp.sum(p[1:] ** 2))(params)  # that of p[0] is always 0
@@ -382,9 +385,14 @@ class TestDerivatives:
                 params = params - 0.1 * updates
             return jnp.sum(params**2)
 
-        meta = jax.grad(loss_after_training)(jnp.array([1.0, 2.0, 0.0]))
-        assert np.isfinite(meta).all()
-        np.testing.assert_allclose(meta[0], 2.0)  # p[0] never moves: d p[0]^2 = 2 p[0]
+        txs = [
+            scale_by_rms(eps_in_sqrt=inside, centered=centered)
+            for inside, centered in itertools.product((False, True), repeat=2)
+        ]
+        run = jax.jit(lambda start: [jax.grad(loss_after_training)(start, tx) for tx in txs])
+        metas = np.array(run(jnp.array([1.0, 2.0, 0.0])))
+        assert np.isfinite(metas).all()
+        np.testing.assert_allclose(metas[:, 0], 2.0)  # p[0] never moves: d p[0]^2 = 2 p[0]
 
     @pytest.mark.parametrize("name", ["decay", "eps", "initial_scale"])
     def test_hyperparameters_are_differentiable(self, name):
@@ -398,10 +406,10 @@ class TestDerivatives:
             return jnp.sum(updates**2)
 
         with jax.enable_x64(True):
-            g = g.astype(jnp.float64)
-            derivative = jax.grad(last_update)(0.25)
-            step = 1e-6
-            difference = (last_update(0.25 + step) - last_update(0.25 - step)) / (2 * step)
+            g, step = g.astype(jnp.float64), 1e-6
+            derivative = jax.jit(jax.grad(last_update))(0.25)
+            up, down = jax.jit(jax.vmap(last_update))(jnp.array([0.25 + step, 0.25 - step]))
+            difference = (up - down) / (2 * step)
         np.testing.assert_allclose(derivative, difference, rtol=1e-6)
         assert derivative != 0
 

@@ -5,6 +5,7 @@ transformation, `verdict` judges them, as in `hostile`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -97,22 +98,9 @@ FORMS: dict[str, tuple[Callable[[Case, Any], optax.GradientTransformation], bool
         ),
         False,
     ),
-    "pytorch": (
-        lambda case, rate: optax.chain(
-            _front(case), dialects.pytorch(rate, case.decay, weight_decay=case.weight_decay)
-        ),
-        False,
-    ),
-    "paddle": (
-        lambda case, rate: optax.chain(
-            _front(case),
-            dialects.paddle(rate, case.decay, 1e-8, weight_decay=case.weight_decay or None),
-        ),
-        True,
-    ),
     "keras": (
         lambda case, rate: optax.chain(
-            optax.identity() if not case.weight_decay else _front(case),
+            _front(case) if case.weight_decay else optax.identity(),
             optax.add_decayed_weights(case.weight_decay),
             dialects.keras(
                 rate,
@@ -140,18 +128,23 @@ def _keras_clipping(case: Case) -> dict[str, float]:
 
 def run(tx: optax.GradientTransformation, case: Case) -> np.ndarray:
     """The parameters after each step [steps, elements], from 1 on."""
+    with np.errstate(over="ignore"):
+        return np.asarray(_program(tx)(case.gradients.astype(np.float32)))
 
+
+@functools.cache
+def _program(tx):
     def step(carry, g):
         params, state = carry
         updates, state = tx.update(g, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
-    params = jnp.ones(case.gradients.shape[1])
-    with np.errstate(over="ignore"):
-        grads = jnp.asarray(case.gradients, jnp.float32)
-    # As an argument, so that cases which differ in their gradients alone are one program.
-    return np.asarray(jax.jit(lambda g: jax.lax.scan(step, (params, tx.init(params)), g)[1])(grads))
+    def run(gradients):
+        params = jnp.ones_like(gradients[0])
+        return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]
+
+    return jax.jit(run)
 
 
 def steps_of(parameters: np.ndarray) -> np.ndarray:

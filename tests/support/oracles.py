@@ -14,7 +14,7 @@ import itertools
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ Factory = Callable[[_optax.Schedule], _optax.GradientTransformation]
 
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6}
 """Largest difference allowed over 1,000 steps, in units of the largest parameter."""
+
+QUICK: dict[str, bool | str] = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""To compile in half the time, where it matters what is computed, and not how it is rounded."""
 
 
 def grid(**options: Sequence[Any]) -> list[Config]:
@@ -99,24 +105,10 @@ LIVE: dict[str, list[Config]] = {
 """Configurations of the frameworks that run here, by the name of the dialect."""
 
 RECORDED = {
-    "optax": "optax",
-    "pytorch": "pytorch",
-    "timm": "timm",
-    "keras": "keras",
-    "tensorflow1": "tensorflow1",
-    "tf_keras_legacy": "tf_keras_legacy",
-    "sonnet": "sonnet",
-    "paddle": "paddle",
-    "mlx": "mlx",
-    "stable_baselines3": "stable_baselines3",
+    **{name: name for name in ("optax", "pytorch", "timm", "keras")},
+    **{name: name for name in dialects.__all__ if name != "graves"},
     "chainer_graves": "graves",
     "mxnet": "graves",
-    "jax_example_libraries": "jax_example_libraries",
-    "torchopt": "torchopt",
-    "fastai": "fastai",
-    "mindspore": "mindspore",
-    "tensorflowjs": "tensorflowjs",
-    "burn": "burn",
 }
 """The dialect that each recording is of."""
 
@@ -143,7 +135,9 @@ def call(
     return _optax.chain(_optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
 
 
-def run(factories: Sequence[Factory], dtype: str) -> np.ndarray:
+def run(
+    factories: Sequence[Factory], dtype: str, options: Mapping[str, bool | str] | None = None
+) -> np.ndarray:
     """What transformations compute, each made from a schedule of the learning rate."""
 
     def make(factory):
@@ -159,10 +153,10 @@ def run(factories: Sequence[Factory], dtype: str) -> np.ndarray:
 
         return with_rates
 
-    return _scan([make(factory) for factory in factories], dtype)
+    return _scan([make(factory) for factory in factories], dtype, options)
 
 
-def _scan(makers, dtype):
+def _scan(makers, dtype, options=None):
     """Runs all in one scan, which compiles several times faster than a scan each.
 
     A maker takes the learning rates and returns `init(params) -> carry` and `step(carry, gradients)
@@ -181,7 +175,8 @@ def _scan(makers, dtype):
 
             return jax.lax.scan(step, [init(start) for init in inits], grads)[1]
 
-        return np.asarray(jnp.moveaxis(jax.jit(jax.vmap(with_rates))(rates), 2, 0))
+        run = jax.jit(jax.vmap(with_rates), compiler_options=options)
+        return np.moveaxis(run(rates), 2, 0)
 
 
 def optax(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
@@ -328,13 +323,19 @@ def recording(framework: str, dtype: str) -> tuple[list[Config], np.ndarray]:
     return [configs[i] for i in rows], params[dtype][rows]
 
 
-def compare(framework: str, dtype: str, make: Callable[..., Any] = call) -> np.ndarray:
+def compare(
+    framework: str,
+    dtype: str,
+    make: Callable[..., Any] = call,
+    options: Mapping[str, bool | str] | None = None,
+) -> np.ndarray:
     """How far our calls are from the real framework, by configuration.
 
     Args:
       framework: one of `RECORDED`.
       dtype: to compute in.
       make: from a framework, its arguments and a learning rate to a transformation.
+      options: of XLA.
 
     Returns:
       The largest difference of a parameter after any of the recorded steps, in units of the largest
@@ -349,7 +350,8 @@ def compare(framework: str, dtype: str, make: Callable[..., Any] = call) -> np.n
     distinct = [x for i, x in enumerate(arguments) if x not in arguments[:i]]
     rows = [distinct.index(x) for x in arguments]
     schedules = [SCHEDULES.index(config["schedule"]) for config in configs]
-    mine = run([functools.partial(make, framework, x) for x in distinct], dtype)[rows, schedules]
+    factories = [functools.partial(make, framework, x) for x in distinct]
+    mine = run(factories, dtype, options)[rows, schedules]
     return distance(mine[:, np.array(RECORDED_STEPS) - 1], theirs)
 
 

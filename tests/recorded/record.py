@@ -413,10 +413,9 @@ NPM = {"tensorflowjs": {"@tensorflow/tfjs": "4.22.0"}}  # what `npm install` was
 LIVE = {"pytorch": ("torch",), "timm": ("timm", "torch"), "keras": ("keras", "jax")}
 
 
-def about(distributions: tuple[str, ...], npm: dict[str, str] | None = None, **more: Any) -> str:
+def about(distributions: tuple[str, ...], npm: dict[str, str] | None = None) -> str:
     return json.dumps(
         {
-            **more,
             "versions": {
                 **{name: importlib.metadata.version(name) for name in distributions},
                 **(npm or {}),
@@ -483,8 +482,7 @@ def record_live(framework: str) -> None:
 
     configs, _ = oracles.live(framework, "float64", 1)
     params = {dtype: oracles.live(framework, dtype)[1] for dtype in oracles.TOLERANCES}
-    arguments = oracles.signature(framework)
-    save(framework, about(LIVE[framework], signature=arguments), configs, params)
+    save(framework, about(LIVE[framework]), configs, params)
 
 
 def save(framework: str, about: str, configs: list[Config], params: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ the framework isn't installed. What they and heavier ones did is recorded beside
 import functools
 import importlib
 import importlib.util
-import inspect
 import itertools
 import os
 import sys
@@ -276,12 +275,6 @@ def optimizer(framework: str) -> Any:
     if framework == "timm":
         return import_timm_rmsprop()
     return importlib.import_module("torch").optim.RMSprop
-
-
-def signature(framework: str) -> list[tuple[str, Any]]:
-    """The arguments of a framework's optimizer and their defaults, but for the parameters."""
-    arguments = inspect.signature(optimizer(framework).__init__).parameters.values()
-    return [(p.name, p.default) for p in arguments if p.name not in ("self", "params", "kwargs")]
 
 
 def live(framework: str, dtype: str, steps: int = STEPS) -> tuple[list[Config], np.ndarray]:

@@ -17,8 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax import nnx
-from runs import NAME, command
+from runs import NAME, Tiny, command
 from tqdm import tqdm
 
 from rmsprop_jax.trainer import mnist, models, options, sweep
@@ -87,22 +86,6 @@ def test_same_as_a_single_run(small, setting, seed):
     expected = mnist.train(options.Config(dataset="digits", epochs=2, seed=seed, **arguments))
     ours = [row for row in small.rows if settings([row]) == [setting] and row.seed == seed]
     assert_same(ours, [sweep.Row(*setting, seed, *epoch[:3]) for epoch in expected.history])
-
-
-class Tiny(nnx.Module):
-    """What the CNN has besides arrays of parameters, without the time to compile convolutions."""
-
-    def __init__(self, height, width, rngs):
-        # A bias would have no gradient but rounding errors, which RMSProp makes steps of.
-        self.dense = nnx.Linear(height * width, 16, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(16, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5)
-        self.out = nnx.Linear(16, 10, rngs=rngs)
-
-    def __call__(self, images, real=None, rngs=None):
-        mask = None if real is None else real[:, None]
-        x = nnx.relu(self.norm(self.dense(images.reshape(len(images), -1)), mask=mask))
-        return self.out(self.dropout(x, rngs=rngs))
 
 
 @pytest.mark.nightly

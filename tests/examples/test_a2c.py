@@ -66,4 +66,5 @@ def test_table(capsys):
     a2c.report(seeds=2, steps=2000, lines=5)
     header, *lines, _ = capsys.readouterr().out.splitlines()
     assert header.split() == ["steps", "mean", "seed", "0", "seed", "1"]
+    assert all(float(line.split()[1]) > 10 for line in lines)  # steps, before it has learned
     assert [line.split()[0] for line in lines] == ["400", "800", "1200", "1600", "2000"]

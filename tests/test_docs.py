@@ -16,8 +16,11 @@ import pytest
 
 import rmsprop_jax
 
+SLOW = "rmsprop_jax.examples.a2c"  # compiles what test_a2c runs, but not the same program
 MODULES = sorted(m.name for m in pkgutil.walk_packages(rmsprop_jax.__path__, "rmsprop_jax."))
+MODULES = [pytest.param(m, marks=pytest.mark.nightly) if m == SLOW else m for m in MODULES]
 ROOT = pathlib.Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = {
     page.stem: blocks
     for page in [ROOT / "README.md", ROOT / "docs" / "guides" / "large_scale.md"]
@@ -47,17 +50,11 @@ def test_every_public_name_has_an_example():
     assert not [name for name in names if ">>> " not in (name.__doc__ or "")]
 
 
-@pytest.mark.parametrize(
-    ("page", "devices"),
-    [
-        ("README", 1),
-        ("large_scale", 8),
-        pytest.param("README", 8, marks=pytest.mark.nightly),
-        pytest.param("large_scale", 1, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("devices", [1, 8])
 def test_pages_run(page, devices):
-    """As a reader runs them, in a process of its own."""
+    """As a reader runs them, in a process of its own; test_guides runs them every day."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-W", "error", "-c", "\n".join(PAGES[page])]
     run = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -68,21 +65,17 @@ def test_readme_is_one_page_whose_links_work_anywhere():
     """Absolute links, since package indexes show it too; those into the repository name a file."""
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
-    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    here = about["urls"]["Repository"]
+    here = PROJECT["urls"]["Repository"]
     raw = here.replace("github.com", "raw.githubusercontent.com")
     for link in re.findall(r"\]\((.*?)\)", text):
         assert link.startswith("https://")
-        path = re.match(
-            rf"{about['urls']['Repository']}/(?:blob|tree)/main/(.*)|{raw}/main/(.*)", link
-        )
+        path = re.match(rf"{here}/(?:blob|tree)/main/(.*)|{raw}/main/(.*)", link)
         assert path is None or (ROOT / (path[1] or path[2])).exists(), link
 
 
 def test_readme_has_the_figures_of_the_table():
-    cells = re.findall(
-        r"^\| .* \| `dialects\..*` \| (.*) \| (.*) \|$", (ROOT / "docs/parity.md").read_text(), re.M
-    )
+    table = (ROOT / "docs/parity.md").read_text()
+    cells = re.findall(r"^\| .* \| `dialects\..*` \| (.*) \| (.*) \|$", table, re.M)
     worst = [max((row[i] for row in cells if row[i] != "–"), key=float) for i in (0, 1)]
     text = " ".join((ROOT / "README.md").read_text().split())
     assert f"{len(cells)} frameworks, all within rounding" in text
@@ -91,9 +84,8 @@ def test_readme_has_the_figures_of_the_table():
 
 def test_there_is_one_version():
     """In pyproject.toml; the rest has it from there, or is compared with it here."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = PROJECT["version"]
     assert rmsprop_jax.__version__ == version
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert re.search(
-        rf"^## {version} \(\d{{4}}-\d\d-\d\d\)$", (ROOT / "CHANGELOG.md").read_text(), re.M
-    )
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## {version} \(\d{{4}}-\d\d-\d\d\)$", changes, re.M)

@@ -1,4 +1,4 @@
-"""The guides run as they stand, block after block, each in one namespace."""
+"""The README and the guides run as they stand, block after block, each in one namespace."""
 
 import importlib.util
 import re
@@ -10,14 +10,19 @@ import jax
 import numpy as np
 import pytest
 from real_checkpoints import FOLDER, family
-from test_docs import PAGES, ROOT
+from test_docs import ROOT
 
 import rmsprop_jax
 from rmsprop_jax import explain, interop, recipes
 
 DOCS = ROOT / "docs"
-GUIDES = [DOCS / "index.md", DOCS / "which_rmsprop.md", *sorted((DOCS / "guides").glob("*.md"))]
-GUIDES = [page for page in GUIDES if page not in PAGES and "```python\n" in page.read_text()]
+GUIDES = [
+    ROOT / "README.md",
+    DOCS / "index.md",
+    DOCS / "which_rmsprop.md",
+    *sorted((DOCS / "guides").glob("*.md")),
+]
+GUIDES = [page for page in GUIDES if "```python\n" in page.read_text()]
 # What they need besides, of which some machines have nothing.
 NEEDS = {"pytorch": ["torch"], "keras": ["keras"], "stable_baselines3": ["torch"]}
 

@@ -48,18 +48,18 @@ OPTAX = {"learning_rate": 0.01, "decay": 0.97, "eps": 1e-4, "momentum": 0.9, "ne
 
 
 @pytest.mark.parametrize(
-    ("framework", "dtype", "arguments"),
+    ("framework", "dtype", "arguments", "known"),
     [
-        ("pytorch", "float32", PYTORCH),
-        ("pytorch", "float64", {"lr": 0.0123, "alpha": 0.999, "centered": True, "eps": 1e-8}),
-        ("timm", "float32", TIMM),
-        ("keras", "float32", KERAS),
-        ("optax", "float64", OPTAX),
+        ("pytorch", "float32", PYTORCH, {"centered": False}),  # what is known saves time
+        ("pytorch", "float64", {"lr": 0.0123, "alpha": 0.999, "centered": True, "eps": 1e-8}, {}),
+        ("timm", "float32", TIMM, {"centered": False}),
+        ("keras", "float32", KERAS, {"weight_decay": 0}),
+        ("optax", "float64", OPTAX, {}),
     ],
-    ids=lambda x: x if isinstance(x, str) else None,
+    ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_real_frameworks(framework, dtype, arguments):
-    found = identify(*live(framework, dtype, **arguments))
+def test_real_frameworks(framework, dtype, arguments, known):
+    found = identify(*live(framework, dtype, **arguments), known=known)
     best = found.candidates[0]
     assert found.fits
     assert framework in best.dialects
@@ -74,7 +74,9 @@ def test_real_frameworks(framework, dtype, arguments):
 
 
 @pytest.mark.parametrize(
-    "framework", ["paddle", "tensorflow1", "mlx", "fastai", "mindspore", "tensorflowjs"]
+    "framework",
+    ["tensorflow1", "mlx", "fastai", "tensorflowjs"]
+    + [pytest.param(name, marks=pytest.mark.nightly) for name in ("paddle", "mindspore")],
 )
 def test_recorded_frameworks(framework):
     run, params = recorded_runs(framework)[1]
@@ -85,12 +87,10 @@ def test_recorded_frameworks(framework):
 
 def test_gradients_of_a_network():
     pytest.importorskip("torch")
-    arguments = {"lr": 2e-3, "alpha": 0.9, "eps": 1e-5}
-    found = identify(*network_run("pytorch", arguments))
+    found = identify(*network_run("pytorch", {"lr": 2e-3, "alpha": 0.9, "eps": 1e-5}))
     assert found.fits
     assert "pytorch" in found.candidates[0].dialects
-    assert found.candidates[0].arguments["lr" if "lr" in found.candidates[0].arguments else
-                                         "learning_rate"] == 2e-3  # fmt: skip
+    assert 2e-3 in found.candidates[0].arguments.values()
 
 
 def test_an_eps_that_never_mattered():
@@ -102,9 +102,15 @@ def test_an_eps_that_never_mattered():
     assert {"timm", "tensorflow1", "stable_baselines3", "rmsprop"} <= set(best.dialects)
 
 
+KNOWN = {"weight_decay": 0, "centered": False}
+NONE, PLAIN = {"momentum": 0}, {"nesterov": False}
+
+
 def test_a_schedule():
     schedule = optax.cosine_decay_schedule(1e-3, 40)
-    found = identify(*run_of(dialects.keras(schedule, momentum=0.9)), known={"weight_decay": 0})
+    found = identify(
+        *run_of(dialects.keras(schedule, momentum=0.9)), known=KNOWN | {"momentum": 0.9}
+    )
     best = found.candidates[0]
     assert found.fits
     assert "keras" in best.dialects
@@ -122,63 +128,53 @@ def test_a_known_schedule():
     assert "pytorch" in found.candidates[0].dialects
 
 
-def wrong_gradient(params, grads):
-    grads["bias"][17] *= -1.5
-    return params, grads
-
-
-def reversed_elements(params, grads):
+def reversed_elements(grads):
     flat = grads["kernel"].reshape(STEPS, -1)
     grads["kernel"] = flat[:, ::-1].reshape(grads["kernel"].shape)
-    return params, grads
 
 
-def shuffled_steps(params, grads):
+def shuffled_steps(grads):
     order = np.random.RandomState(0).permutation(STEPS)
-    return params, {k: g[order] for k, g in grads.items()}
+    grads |= {k: g[order] for k, g in grads.items()}
+
+
+def wrong_gradient(grads):
+    grads["bias"][17] *= -1.5
+
+
+CLIPPED = optax.chain(clipping.clip_by_torch_norm(1.0), dialects.pytorch(1e-3))
 
 
 @pytest.mark.parametrize(
-    ("tx", "change", "reason"),
+    ("tx", "change", "known", "reason"),
     [
-        (optax.adam(1e-3), None, "Adam"),
-        (optax.sgd(1e-2, momentum=0.9), None, "SGD"),
-        (optax.chain(clipping.clip_by_torch_norm(1.0), dialects.pytorch(1e-3)), None,
-         "clipped before the optimizer got them, by global norm: 1."),
-        (dialects.pytorch(1e-3), reversed_elements, "8 elements in kernel belong to other"),
-        (dialects.pytorch(1e-3), shuffled_steps, "in another order than the steps"),
+        (optax.adam(1e-3), None, NONE, "Adam"),
+        (optax.sgd(1e-2, momentum=0.9), None, {}, "SGD"),
+        (optax.lion(1e-3), None, NONE, "signs, as of Lion"),
+        (CLIPPED, None, NONE, "clipped before the optimizer got them, by global norm"),
+        (dialects.pytorch(1e-3), reversed_elements, NONE, "8 elements in kernel belong"),
+        (dialects.pytorch(1e-3), shuffled_steps, NONE, "another order than the steps"),
+        (dialects.pytorch(1e-3, momentum=0.9), wrong_gradient, PLAIN, "isn't the one that"),
     ],
-    ids=["adam", "sgd", "clipping", "elements", "steps"],
-)  # fmt: skip
-def test_what_is_no_rmsprop(tx, change, reason):
+    ids=["adam", "sgd", "lion", "clipping", "elements", "steps", "gradient"],
+)
+def test_what_is_no_rmsprop(tx, change, known, reason):
     params, grads = run_of(tx)
+    grads = {k: g.copy() for k, g in grads.items()}
     if change:
-        params, grads = change(params, {k: g.copy() for k, g in grads.items()})
-    found = identify(params, grads, known={"weight_decay": 0})
+        change(grads)
+    found = identify(params, grads, known=KNOWN | known)
     assert not found.fits
     assert reason in found.reason
-    assert reason in str(found)
-
-
-def test_lion():
-    found = identify(*run_of(optax.lion(1e-3)), known={"weight_decay": 0, "momentum": 0})
-    assert not found.fits
-    assert "signs, as of Lion" in found.reason
-
-
-def test_a_wrong_gradient():
-    params, grads = run_of(dialects.pytorch(1e-3, momentum=0.9))
-    run = wrong_gradient(params, {k: g.copy() for k, g in grads.items()})
-    found = identify(*run, known={"weight_decay": 0, "nesterov": False})
-    assert not found.fits
-    assert found.departs == (17, ("bias",))
-    assert "isn't the one that the optimizer got" in found.reason
-    assert "pytorch" in found.candidates[0].dialects
+    assert found.reason in str(found)
+    if change is wrong_gradient:
+        assert found.departs == (17, ("bias",))
+        assert "pytorch" in found.candidates[0].dialects
 
 
 def test_clipping_of_a_dialect_is_its_own():
     run = run_of(dialects.keras(1e-3, global_clipnorm=1.0))
-    found = identify(*run, known={"momentum": 0, "weight_decay": 0})
+    found = identify(*run, known=KNOWN | NONE)
     assert found.fits
     assert found.candidates[0].call == "rmsprop_jax.dialects.keras(global_clipnorm=1.0)"
 
@@ -189,32 +185,27 @@ def test_every_dialect_is_a_candidate():
     assert known == {*dialects.__all__, "rmsprop"} - {"find"}
     ways = calls()[Structure(eps="inside", momentum="plain", rate_inside=True)]
     names = next(call.names for call in ways if call.dialect == "keras")
-    assert names == {
-        "learning_rate": "learning_rate",
-        "decay": "rho",
-        "momentum": "momentum",
-        "eps": "epsilon",
-    }
+    theirs = {"decay": "rho", "eps": "epsilon"}
+    same = {name: name for name in ("learning_rate", "momentum")}
+    assert names == theirs | same
 
 
 def test_bad_input():
     params, grads = run_of(dialects.pytorch(1e-3))
-    with pytest.raises(ValueError, match=r"known has 'espilon', and may have: .*epsilon"):
-        identify(params, grads, known={"espilon": 1e-8})
-    with pytest.raises(ValueError, match=r"dialect='torch' is none of .*pytorch"):
-        identify(params, grads, known={"dialect": "torch"})
-    with pytest.raises(ValueError, match=r"params\['kernel'\] is \(30, 2, 4\) and grads"):
-        identify({k: p[1:] for k, p in params.items()}, grads)
-    with pytest.raises(ValueError, match="has the arrays"):
-        identify({"kernel": params["kernel"]}, grads)
     bad = {k: p.copy() for k, p in params.items()}
     bad["bias"][7, 0] = np.nan
-    with pytest.raises(ValueError, match=r"params\['bias'\] isn't finite at step 7"):
-        identify(bad, grads)
-    with pytest.raises(ValueError, match="2 steps of 3 elements: 6 numbers are too few"):
-        identify(np.ones((3, 3)), np.ones((2, 3)))
-    with pytest.raises(TypeError, match="must hold real numbers, and is int"):
-        identify(np.zeros((3, 2), int), np.zeros((2, 2)))
+    late = {k: p[1:] for k, p in params.items()}
+    for run, known, message in (
+        ((params, grads), {"espilon": 1e-8}, "known has 'espilon', and may have: .*epsilon"),
+        ((params, grads), {"dialect": "torch"}, "dialect='torch' is none of .*pytorch"),
+        ((late, grads), {}, r"params\['kernel'\] is \(30, 2, 4\) and grads"),
+        (({"kernel": params["kernel"]}, grads), {}, "has the arrays"),
+        ((bad, grads), {}, r"params\['bias'\] isn't finite at step 7"),
+        ((np.ones((3, 3)), np.ones((2, 3))), {}, "2 steps of 3 elements: 6 numbers are too few"),
+        ((np.zeros((3, 2), int), np.zeros((2, 2))), {}, "must hold real numbers, and is int"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            identify(*run, known=known)
 
 
 def test_compare_runs():
@@ -227,8 +218,10 @@ def test_compare_runs():
     assert "weight decay" in shrunk.kind
     gradients = {k: g.copy() for k, g in one[1].items()}
     gradients["bias"][4] *= 2
-    late = compare_runs(one, ({k: p + (np.arange(31) > 4).reshape(-1, *[1] * (p.ndim - 1)).astype(
-        p.dtype) for k, p in one[0].items()}, gradients))  # fmt: skip
+    moved = {k: p.copy() for k, p in one[0].items()}
+    for p in moved.values():
+        p[5:] += 1
+    late = compare_runs(one, (moved, gradients))
     assert late.step == 4
     assert "gradients differ from step 4" in late.kind
     eps = compare_runs(one, run_of(dialects.pytorch(1e-3, eps=1e-4)))

@@ -1,11 +1,9 @@
 """`rmsprop-jax inspect` on real files: what it says is so, and its lines run as they are."""
 
-import io
 import json
 import os
 import pickle
 import runpy
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -17,7 +15,7 @@ import optax
 import pytest
 from real_checkpoints import FOLDER, family
 
-from rmsprop_jax import RmsState, dialects, inspect_checkpoint, rmsprop, storage
+from rmsprop_jax import RmsState, cli, dialects, inspect_checkpoint, rmsprop, storage
 
 FILES = FOLDER / "files"
 SAYS = {
@@ -34,6 +32,12 @@ SAYS = {
 
 
 is_rms = lambda x: isinstance(x, RmsState)
+
+
+def by_path(state):
+    """The arrays of a state by their paths, as NumPy's files have them."""
+    text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {text(path): x for path, x in jax.tree.leaves_with_path(state)}
 
 
 def said(path, capsys, *options):
@@ -105,32 +109,23 @@ def test_every_state_dict(kind, tmp_path, capsys):
 
 
 def test_states_of_this_library_and_of_optax(tmp_path, capsys):
-    params = {"w": jnp.ones((2, 3)), "b": jnp.full(3, 2.0)}
+    """Alone, and among other things, as trainers save it."""
+    ocp = pytest.importorskip("orbax.checkpoint")
+    params = {"w": np.ones((2, 3), np.float32), "b": np.full(3, 2.0, np.float32)}
     for by, tx in (
         ("rmsprop_jax", rmsprop(0.1, momentum=0.9)),
         ("optax.rmsprop", optax.rmsprop(0.1)),
     ):
         state = tx.init(params)
-        paths = {
-            jax.tree_util.keystr(p, simple=True, separator="/"): x
-            for p, x in jax.tree.leaves_with_path(state)
-        }
-        np.savez(tmp_path / "state.npz", **paths)
-        assert f"written by    {by}\n" in said(tmp_path / "state.npz", capsys)
-        ocp = pytest.importorskip("orbax.checkpoint")
-        folder = tmp_path / by
+        np.savez(tmp_path / "state.npz", **by_path(state))
+        np.savez(tmp_path / "whole.npz", **by_path({"step": 3, "opt_state": state}))
+        whole = {"params": params, "step": np.int32(3), "train": {"opt_state": state}}
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder, state)
-            checkpointer.wait_until_finished()
-        assert f"written by    {by}\n" in said(folder, capsys)
-        # Among other things, as trainers save it.
-        whole = {"params": params, "step": jnp.int32(3), "train": {"opt_state": state}}
-        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / by, state)
             checkpointer.save(tmp_path / f"{by} whole", whole)
             checkpointer.wait_until_finished()
-        np.savez(
-            tmp_path / "whole.npz", **{"step": 3, **{f"opt_state/{k}": x for k, x in paths.items()}}
-        )
+        for path in (tmp_path / "state.npz", tmp_path / by):
+            assert f"written by    {by}\n" in said(path, capsys)
         for path in (tmp_path / f"{by} whole", tmp_path / "whole.npz"):
             exec("\n".join(inspect_checkpoint.read(path).lines), scope := {})
             assert jax.tree.structure(scope["params"]) == jax.tree.structure(params)
@@ -149,8 +144,7 @@ MAKERS = {
 def test_the_function_is_told_by_the_places(function, tmp_path, capsys):
     """Those that keep the same arrays in the same places are named together."""
     state = MAKERS[function]().init({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
-    text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    np.savez(tmp_path / "state.npz", **{text(p): x for p, x in jax.tree.leaves_with_path(state)})
+    np.savez(tmp_path / "state.npz", **by_path(state))
     report = inspect_checkpoint.read(tmp_path / "state.npz")
     assert function in f"{report.calls} {report.unknown}"
     exec("\n".join(report.lines), scope := {})
@@ -159,9 +153,7 @@ def test_the_function_is_told_by_the_places(function, tmp_path, capsys):
 
 def test_stored_accumulators_are_named(tmp_path, capsys):
     tx = storage.store(rmsprop(0.1), nu=storage.U8)
-    text = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    paths = {text(p): x for p, x in jax.tree.leaves_with_path(tx.init({"w": jnp.ones(3)}))}
-    np.savez(tmp_path / "stored.npz", **paths)
+    np.savez(tmp_path / "stored.npz", **by_path(tx.init({"w": jnp.ones(3)})))
     with pytest.raises(SystemExit, match=r"nu/w: storage.store made this"):
         said(tmp_path / "stored.npz", capsys)
 
@@ -197,9 +189,7 @@ def test_what_can_not_be_read(tmp_path, capsys):
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-    arrays = io.BytesIO()
-    np.savez(arrays, **{"0/mu/w": np.ones(2), "0/count": 3})
-    (tmp_path / "adam.npz").write_bytes(arrays.getvalue())
+    np.savez(tmp_path / "adam.npz", **{"0/mu/w": np.ones(2), "0/count": 3})
     for name in (*bad, "adam.npz", "nothing.pt"):
         if name.endswith("pt"):
             pytest.importorskip("torch")
@@ -228,9 +218,8 @@ def test_a_reader_that_is_missing(package, extra, name, monkeypatch, capsys):
     assert any(package in need for need in extras["optional-dependencies"][extra])
 
 
-def test_the_command():
+def test_the_command(monkeypatch, capsys):
     pytest.importorskip("h5py")
-    command = [sys.executable, "-m", "rmsprop_jax.cli", "inspect", str(FILES / "keras.keras")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "opt_state = interop.keras.load(" in result.stdout
+    monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "inspect", str(FILES / "keras.keras")])
+    cli.main()
+    assert "opt_state = interop.keras.load(" in capsys.readouterr().out

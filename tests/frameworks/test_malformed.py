@@ -10,7 +10,7 @@ import pytest
 from real_checkpoints import family
 
 from rmsprop_jax import dialects, rmsprop
-from rmsprop_jax.interop import keras, pytorch, tensorflow
+from rmsprop_jax.interop import keras, pytorch, restore, tensorflow
 from rmsprop_jax.interop import optax as optax_states
 
 same = lambda named: dict(named)
@@ -98,6 +98,7 @@ PYTORCH = {  # how a real checkpoint is changed, or what stands in its place; th
     "bytes without a table": (put(slots, "state1", np.ones((4, 3), np.uint8)), "qmap1"),
     "Adam's": (put(slots, "exp_avg_sq", np.ones((4, 3))), "of Adam"),
     "SGD's": (put(group, "nesterov", False), "of SGD"),
+    "Adagrad's": (put(group, "lr_decay", 0.0), "of Adagrad"),
     "Adadelta's": (put(slots, "acc_delta", np.ones((4, 3))), "of Adadelta"),
     "Lookahead's": (LOOKAHEAD, "Lookahead"),
     "two optimizers of Lightning": ({"optimizer_states": [{}, {}]}, "2 optimizers"),
@@ -226,6 +227,20 @@ def test_slots_that_end_alike():
     slots = {f"{s}/w/RMSProp{n}": np.ones(2) for s in ("a", "b") for n in ("", "_1")}
     with pytest.raises(ValueError, match="Several names in the file end in w/RMSProp: a/w"):
         tensorflow.load(tx, slots, {"w": np.ones(2, np.float32)}, same)
+
+
+def test_restore_never_executes_a_pickle(tmp_path):
+    bomb, path = pickle.dumps(Bomb()), tmp_path / "bomb.npz"
+    np.savez(path, **{"0/nu": np.array(Bomb(), object)})
+    with np.load(path) as file, pytest.raises(ValueError, match="allow_pickle"):
+        restore(rmsprop(0.1), file, jnp.ones(2))
+    for hidden in (bomb, path, str(path)):
+        with pytest.raises(TypeError, match="an array of numbers"):
+            restore(rmsprop(0.1), hidden, jnp.ones(2))
+    assert not Bomb.went_off
+    pickle.loads(bomb)  # it would have
+    assert Bomb.went_off
+    Bomb.went_off = False
 
 
 @pytest.mark.parametrize("saved", ["text", b"bytes", 3, None, [], {"0": {"nu": "text"}}])

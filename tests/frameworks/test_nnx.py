@@ -11,7 +11,6 @@ from rmsprop_jax import dialects, interop, rmsprop, storage, weights
 
 SCHEDULE = optax.linear_schedule(0.1, 0.0, 20)
 OPTIMIZERS = {
-    "plain": rmsprop(0.1),
     "all": rmsprop(SCHEDULE, centered=True, momentum=0.9, weight_decay=0.1),
     "chain": optax.chain(optax.clip_by_global_norm(1.0), dialects.keras(SCHEDULE, momentum=0.9)),
     "groups": optax.partition(

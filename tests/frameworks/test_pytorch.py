@@ -2,9 +2,6 @@
 
 import copy
 import functools
-import io
-import pathlib
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +10,9 @@ import optax
 import oracles
 import pytest
 
-from rmsprop_jax import dialects, rmsprop, scale_by_rms
+from rmsprop_jax import dialects, scale_by_rms
 from rmsprop_jax.frameworks import accumulators
-from rmsprop_jax.interop import pytorch, restore
+from rmsprop_jax.interop import pytorch
 
 torch = pytest.importorskip("torch")
 
@@ -51,14 +48,17 @@ def train(model, optimizer, batches):
 
 
 def train_here(tx, params, state, batches):
-    def loss(params, x):
-        x = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
-        return jnp.sum((x @ params["second"]["kernel"] + params["second"]["bias"]) ** 2)
+    @jax.jit
+    def step(params, state, x):
+        def loss(params):
+            hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
+            return jnp.sum((hidden @ params["second"]["kernel"] + params["second"]["bias"]) ** 2)
 
-    params = jax.tree.map(jnp.asarray, params)
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
     for x in batches:
-        updates, state = tx.update(jax.grad(loss)(params, jnp.asarray(x)), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, x)
     return params, state
 
 
@@ -112,41 +112,10 @@ def test_groups_go_there_and_back():
         np.testing.assert_allclose(mine.detach(), theirs.detach(), atol=2e-6)
 
 
-def test_a_learning_rate_for_each_group():
-    model = network()
-    optimizer = grouped(model)
-    train(model, optimizer, IMAGES[:4])
-    weights = weights_of(model)
-    rates = [optax.linear_schedule(a, 0.0, 8) for a in (0.01, 0.01, 0.005, 0.005)]
-    tx, state = pytorch.load(optimizer.state_dict(), weights, to_params, lr=rates)
-    saved = pytorch.dump(tx, state, weights, from_params)
-    assert [g["lr"] for g in saved["param_groups"]] == pytest.approx([0.005, 0.005, 0.0025, 0.0025])
-    with pytest.raises(ValueError, match="2 learning rates for 4 groups"):
-        pytorch.load(optimizer.state_dict(), weights, to_params, lr=rates[:2])
-
-
-def test_names_in_the_checkpoint_settle_the_order():
-    model = network()
-    named = dict(model.named_parameters())
-    order = ["2.bias", "0.weight", "2.weight", "0.bias"]
-    optimizer = torch.optim.RMSprop([(n, named[n]) for n in order], **SETTINGS)
-    train(model, optimizer, IMAGES[:4])
-    weights = weights_of(model)  # in another order
-    tx, state = pytorch.load(optimizer.state_dict(), weights, to_params)
-    trees = accumulators.take(accumulators.groups_of(tx, state))
-    nu, mu = trees["nu"], trees["mu"]
-    for name, p in named.items():
-        slots = optimizer.state[p]
-        np.testing.assert_array_equal(from_params(nu)[name], slots["square_avg"])
-        np.testing.assert_array_equal(from_params(mu)[name], slots["grad_avg"])
-    del tx
-
-
 def test_groups_in_one_array_are_refused():
     model = network()
-    groups = [
-        {"params": [p], "lr": lr} for p, lr in zip(model.parameters(), (1, 2, 1, 2), strict=True)
-    ]
+    rates = zip(model.parameters(), (1, 2, 1, 2), strict=True)
+    groups = [{"params": [p], "lr": lr} for p, lr in rates]
     optimizer = torch.optim.RMSprop(groups)
     train(model, optimizer, IMAGES[:1])
     flat = lambda named: np.concatenate([x.ravel() for x in named.values()])
@@ -158,11 +127,8 @@ def test_groups_in_one_array_are_refused():
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("framework", ["pytorch", "timm"])
 def test_what_a_real_optimizer_saved_is_exported_again(framework, momentum, centered):
-    optimizer = torch.optim.RMSprop if framework == "pytorch" else oracles.import_timm_rmsprop()
-    model = network()
-    optimizer = optimizer(
-        model.parameters(), **{**SETTINGS, "momentum": momentum, "centered": centered}
-    )
+    model, settings = network(), {**SETTINGS, "momentum": momentum, "centered": centered}
+    optimizer = oracles.optimizer(framework)(model.parameters(), **settings)
     train(model, optimizer, IMAGES)
     saved, weights = optimizer.state_dict(), weights_of(model)
     tx, state = pytorch.load(saved, weights, to_params)
@@ -173,16 +139,6 @@ def test_what_a_real_optimizer_saved_is_exported_again(framework, momentum, cent
         assert slots.keys() == again["state"][i].keys()
         for slot, x in slots.items():
             np.testing.assert_array_equal(np.asarray(x), np.asarray(again["state"][i][slot]))
-
-
-def test_step_may_be_a_number_and_accumulators_bfloat16(checkpoint):
-    saved, weights = checkpoint
-    for slots in saved["state"].values():
-        slots["step"] = int(slots["step"])
-        slots["square_avg"] = slots["square_avg"].bfloat16().requires_grad_()
-    _, state = pytorch.load(saved, weights, to_params)
-    rms = state[2]
-    assert (rms.count, rms.nu["first"]["bias"].dtype) == (4, jnp.float32)
 
 
 def test_old_pytorch_and_stable_baselines3_must_be_told_apart(checkpoint):
@@ -205,65 +161,20 @@ def test_old_pytorch_and_stable_baselines3_must_be_told_apart(checkpoint):
 # Checkpoints that are broken
 
 
-def error(saved, weights, kind=ValueError):
-    with pytest.raises(kind) as info:
-        pytorch.load(saved, weights, to_params)
-    return str(info.value)
-
-
 def test_all_that_is_wrong_is_said_at_once(checkpoint):
     saved, weights = checkpoint
     del saved["state"][3], saved["state"][0]["grad_avg"]
     saved["state"][1]["square_avg"] = torch.ones(7)
     saved["state"][2]["surprise"] = torch.ones(2)
     saved["state"][9] = {"step": 4, "square_avg": torch.ones(1)}
-    assert error(saved, weights).splitlines()[1:] == [
+    with pytest.raises(ValueError, match="nothing was converted") as info:
+        pytorch.load(saved, weights, to_params)
+    assert str(info.value).splitlines()[1:] == [
         "  missing: 0.weight.grad_avg, float (4, 5)",
         "  wrong: 0.bias.square_avg is float (7,), should be float (4,)",
         "  extra: 2.weight.surprise, float (2,)",
         "  extra: parameter 9, which no group has",
     ]
-
-
-def test_weights_of_another_model(checkpoint):
-    saved, weights = checkpoint
-    buffers = {**weights, "1.running_mean": np.zeros(4)}
-    assert "4 parameters, weights has 5" in error(saved, buffers)
-
-
-@pytest.mark.parametrize(
-    ("name", "says"), [("Adam", "exp_avg"), ("SGD", "dampening"), ("Adagrad", "lr_decay")]
-)
-def test_another_optimizer(name, says):
-    model = network()
-    optimizer = getattr(torch.optim, name)(model.parameters())
-    train(model, optimizer, IMAGES[:1])
-    wrong = error(optimizer.state_dict(), weights_of(model))
-    assert name in wrong
-    assert says in wrong
-
-
-def test_missing_keys(checkpoint):
-    saved, weights = checkpoint
-    assert "must be what" in error({"state": saved["state"]}, weights, TypeError)
-    assert "must be what" in error(saved["state"], weights, TypeError)
-    group = {"lr": 0.1, "maximize": False}
-    assert "0 parameters" in error({**saved, "param_groups": [group]}, weights)
-    del (
-        saved["param_groups"][0]["lr"],
-        saved["param_groups"][0]["alpha"],
-        saved["state"][0]["grad_avg"],
-    )
-    assert error(saved, weights).splitlines()[1:] == [
-        "  missing: param_groups[0].lr",
-        "  missing: param_groups[0].alpha",
-    ]
-
-
-def test_negative_squares(checkpoint):
-    saved, weights = checkpoint
-    saved["state"][0]["square_avg"] -= 1
-    assert "negative: 0.weight.square_avg" in error(saved, weights)
 
 
 def test_nan_is_loaded_with_a_warning(checkpoint):
@@ -274,35 +185,6 @@ def test_nan_is_loaded_with_a_warning(checkpoint):
     with pytest.warns(UserWarning, match=message):
         _, state = pytorch.load(saved, weights, to_params)
     assert np.isnan(state[2].nu["first"]["kernel"]).sum() == 2
-
-
-class Bomb:
-    went_off = False
-
-    def __reduce__(self):
-        return setattr, (Bomb, "went_off", True)
-
-
-def test_a_pickle_is_never_executed(checkpoint, tmp_path):
-    saved, weights = checkpoint
-    bomb = pickle.dumps({"state": Bomb(), "param_groups": []})
-    path = tmp_path / "bomb.pt"
-    path.write_bytes(bomb)
-    for hidden in (bomb, path, str(path), io.BytesIO(bomb), pathlib.PurePath(path)):
-        assert "must be what" in error(hidden, weights, TypeError)
-    saved["state"][0]["square_avg"] = np.array(Bomb(), object)
-    assert "an array of numbers" in error(saved, weights, TypeError)
-    saved["state"][0]["square_avg"] = bomb
-    assert "an array of numbers" in error(saved, weights, TypeError)
-    np.savez(tmp_path / "bomb.npz", **{"0/nu": np.array(Bomb(), object)})
-    with np.load(tmp_path / "bomb.npz") as file, pytest.raises(ValueError, match="allow_pickle"):
-        restore(rmsprop(0.1), file, jnp.ones(2))
-    for hidden in (bomb, path, str(path)):
-        with pytest.raises(TypeError, match="an array of numbers"):
-            restore(rmsprop(0.1), hidden, jnp.ones(2))
-    assert not Bomb.went_off
-    pickle.loads(bomb)  # it would have
-    assert Bomb.went_off
 
 
 def test_from_params_that_forgets(checkpoint):
@@ -322,18 +204,16 @@ def test_dump_of_what_is_not_pytorch(checkpoint):
     write = functools.partial(pytorch.dump, weights=weights, from_params=from_params)
     twice = optax.chain(dialects.pytorch(), dialects.pytorch())
     by_hand = optax.chain(scale_by_rms(), optax.scale(-0.1))
+    behind = optax.chain(dialects.pytorch(0.1), optax.trace(0.9))
     for tx, says in (
         (dialects.keras(0.1), "keras isn't"),
         (twice, "2 dialects"),
         (by_hand, "no dialect"),
+        (optax.sgd(0.1), "no dialect"),
+        (behind, "trace changes the updates of pytorch"),
     ):
         with pytest.raises(ValueError, match=says):
             write(tx, tx.init(params))
-    with pytest.raises(ValueError, match="no dialect"):
-        write(optax.sgd(0.1), optax.sgd(0.1).init(params))
-    behind = optax.chain(dialects.pytorch(0.1), optax.trace(0.9))
-    with pytest.raises(ValueError, match="trace changes the updates of pytorch"):
-        write(behind, behind.init(params))
     in_front = optax.chain(optax.trace(0.9), dialects.pytorch(0.1, momentum=0.5))
     state = in_front.init(params)
     alone = write(dialects.pytorch(0.1, momentum=0.5), state[1])
@@ -346,16 +226,18 @@ def test_bfloat16_weights(checkpoint):
     model = network().bfloat16()
     optimizer = torch.optim.RMSprop(model.parameters(), **SETTINGS)
     optimizer.load_state_dict(saved)
-    weights = dict(model.named_parameters())
-    tx, state = pytorch.load(optimizer.state_dict(), weights, to_params)
+    weights, narrow = dict(model.named_parameters()), optimizer.state_dict()
+    for slots in narrow["state"].values():
+        slots["step"] = int(slots["step"])
+        slots["square_avg"].requires_grad_()
+    tx, state = pytorch.load(narrow, weights, to_params)
+    assert state[2].count == 4
     again = pytorch.dump(tx, state, weights, from_params)
     optimizer.load_state_dict(again)
     for i, p in enumerate(model.parameters()):
         mine, theirs = optimizer.state[p]["square_avg"], saved["state"][i]["square_avg"]
-        assert (mine.dtype, again["state"][i]["square_avg"].dtype) == (
-            torch.bfloat16,
-            torch.float32,
-        )
+        assert mine.dtype == torch.bfloat16
+        assert again["state"][i]["square_avg"].dtype == torch.float32
         np.testing.assert_array_equal(mine.float(), theirs.bfloat16().float())
 
 

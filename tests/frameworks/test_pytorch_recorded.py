@@ -1,5 +1,7 @@
 """Checkpoints that the real packages of PyTorch's world wrote go on here, and back."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,12 +81,20 @@ def grads(named, still, step):
     return {n: one(n, np.asarray(x)) for n, x in named.items()}
 
 
+# Small programs that run a few times: compiling them is all that takes time.
+@functools.partial(
+    jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
+)
+def update(tx, params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 def go_on(tx, state, weights, still, steps=range(STEPS, 2 * STEPS)):
-    params = jax.tree.map(jnp.asarray, to_params(weights))
+    params = to_params(weights)
     for step in steps:
         g = to_params(grads(from_params(params), still, step))
-        updates, state = tx.update(jax.tree.map(jnp.asarray, g), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(tx, params, state, g)
     return params, state
 
 
@@ -107,20 +117,12 @@ def test_goes_on_and_back(kind):
         tx, state, weights = loaded(kind, case)
         params, state = go_on(tx, state, weights, case["still"])
         here = from_params(params)
-        again = pytorch.dump(
-            tx,
-            state,
-            weights,
-            from_params,
-            like=case["checkpoint"],
-            params=params,
-            bitsandbytes=kind[0] == "bitsandbytes",
-        )
+        options = {"params": params, "bitsandbytes": kind[0] == "bitsandbytes"}
+        again = pytorch.dump(tx, state, weights, from_params, like=case["checkpoint"], **options)
     tolerance = {"bfloat16": 0.05, "8bit": 0.02, "8bit_and_32bit": 0.02}.get(kind[1], TOLERANCE)
     for name, x in case["final"].items():
-        np.testing.assert_allclose(
-            here[name], np.asarray(x, here[name].dtype), tolerance, tolerance
-        )
+        x = np.asarray(x, here[name].dtype)
+        np.testing.assert_allclose(here[name], x, tolerance, tolerance)
     later = case["later"]["optimizer_states"][0] if kind[1] == "lightning" else case["later"]
     assert again.keys() == later.keys()
     if kind[1].startswith("8bit"):

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from real_checkpoints import FOLDER, STEPS, encode, gradient
 
 SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
+DECAYED = {"weight_decay": 0.125, **SETTINGS}
 
 
 # PyTorch
@@ -58,9 +59,9 @@ def plain(x):
 
 def own_name(name):
     """A parameter's name in the model, without what wrappers put in front."""
-    return (
-        name.replace("_fsdp_wrapped_module.", "").replace("_orig_mod.", "").replace("module.", "")
-    )
+    for wrapper in ("_fsdp_wrapped_module.", "_orig_mod.", "module."):
+        name = name.replace(wrapper, "")
+    return name
 
 
 def set_gradients(model, step, still=()):
@@ -126,27 +127,20 @@ def run(net, optimizer, still=(), still_later=None, each=None, save=None, betwee
     }
 
 
+def fresh(make, net=None, save=None, **options):
+    """A case of a model of its own."""
+    net = net or model()
+    optimizer = make(net)
+    return run(net, optimizer, save=save and (lambda: save(net, optimizer)), **options)
+
+
 def pytorch():
     """All kinds of `torch.optim.RMSprop`, with and without wrappers."""
     import torch
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     rmsprop = torch.optim.RMSprop
-    cases = {}
-
-    net = model()
-    cases["parameters"] = run(net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS))
-    net = model()
-    cases["without_momentum"] = run(net, rmsprop(net.parameters(), 0.03))
-    net = model()
-    order = [*net.named_parameters()][::-1]
-    cases["named_parameters"] = run(net, rmsprop(order, **SETTINGS))
-    net = model()
-    cases["maximize"] = run(net, rmsprop(net.parameters(), 0.01, maximize=True, weight_decay=0.5))
-    net = model()
-    cases["foreach"] = run(net, rmsprop(net.parameters(), foreach=True, **SETTINGS))
-    net = model()
-    cases["lr_tensor"] = run(net, rmsprop(net.parameters(), torch.tensor(0.03), momentum=0.5))
+    of_parameters = lambda **settings: lambda net: rmsprop(net.parameters(), **settings)
 
     def groups(net, names=False):
         """No decay on vectors; the order of the groups isn't the model's."""
@@ -158,115 +152,80 @@ def pytorch():
             {"params": pick(False), "weight_decay": 0.0, "lr": 0.01},
         ]
 
-    net = model()
-    cases["groups"] = run(net, rmsprop(groups(net), **SETTINGS))
-    net = model()
-    cases["named_groups"] = run(net, rmsprop(groups(net, names=True), **SETTINGS))
-    net = model()
-    norms = [
-        {"params": [p for n, p in net.named_parameters() if n.endswith("weight")]},
-        {"params": [p for n, p in net.named_parameters() if n.endswith("bias")], "lr": 0.01},
-    ]
-    cases["groups_of_one_shape"] = run(net, rmsprop(norms, **SETTINGS))
+    def norms(net):
+        pick = lambda kind: [p for n, p in net.named_parameters() if n.endswith(kind)]
+        return [{"params": pick("weight")}, {"params": pick("bias"), "lr": 0.01}]
+
+    backwards = lambda net: [*net.named_parameters()][::-1]
+    cases = {
+        "parameters": fresh(of_parameters(**DECAYED)),
+        "without_momentum": fresh(of_parameters(lr=0.03)),
+        "named_parameters": fresh(lambda net: rmsprop(backwards(net), **SETTINGS)),
+        "maximize": fresh(of_parameters(lr=0.01, maximize=True, weight_decay=0.5)),
+        "foreach": fresh(of_parameters(foreach=True, **SETTINGS)),
+        "lr_tensor": fresh(of_parameters(lr=torch.tensor(0.03), momentum=0.5)),
+        "groups": fresh(lambda net: rmsprop(groups(net), **SETTINGS)),
+        "named_groups": fresh(lambda net: rmsprop(groups(net, names=True), **SETTINGS)),
+        "groups_of_one_shape": fresh(lambda net: rmsprop(norms(net), **SETTINGS)),
+    }
+
+    def by_name(**options):
+        return functools.partial(get_optimizer_state_dict, options=StateDictOptions(**options))
 
     for kind, flat in (("by_name", False), ("by_name_flat", True)):
-        net = model()
-        optimizer = rmsprop(groups(net), **SETTINGS)
-        options = StateDictOptions(flatten_optimizer_state_dict=flat)
-        save = lambda net=net, optimizer=optimizer, options=options: get_optimizer_state_dict(
-            net, optimizer, options=options
-        )
-        cases[kind] = run(net, optimizer, save=save)
+        save = by_name(flatten_optimizer_state_dict=flat)
+        cases[kind] = fresh(lambda net: rmsprop(groups(net), **SETTINGS), save=save)
 
-    net = model()
-    compiled = torch.compile(net)
-    cases["compiled"] = run(
-        compiled, rmsprop(compiled.named_parameters(), **SETTINGS), names=own_names(net)
-    )
-    net = model()
-    parallel = torch.nn.DataParallel(net)
-    cases["data_parallel"] = run(
-        parallel, rmsprop(parallel.named_parameters(), **SETTINGS), names=own_names(net)
-    )
+    def wrapped(wrap):
+        net = model()
+        outer = wrap(net)
+        return run(outer, rmsprop(outer.named_parameters(), **SETTINGS), names=own_names(net))
+
+    cases["compiled"] = wrapped(torch.compile)
+    cases["data_parallel"] = wrapped(torch.nn.DataParallel)
     with tempfile.TemporaryDirectory() as folder:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
         )
-        net = model()
-        wrapped = torch.nn.parallel.DistributedDataParallel(net)
-        cases["distributed"] = run(
-            wrapped, rmsprop(wrapped.named_parameters(), **SETTINGS), names=own_names(net)
-        )
+        cases["distributed"] = wrapped(torch.nn.parallel.DistributedDataParallel)
         from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
         from torch.distributed.fsdp import fully_shard
 
-        net = model()
-        fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
-        optimizer = rmsprop(net.parameters(), foreach=False, **SETTINGS)
-        options = StateDictOptions(full_state_dict=True)
-        cases["fsdp"] = run(
-            net,
-            optimizer,
-            save=lambda: get_optimizer_state_dict(net, optimizer, options=options),
-        )
-        from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-
-        net = model()
-        sharded = FSDP(net, use_orig_params=True, device_id=torch.device("cpu"))
-        optimizer = rmsprop(sharded.parameters(), foreach=False, **SETTINGS)
-        cases["fsdp1"] = run(
-            sharded,
-            optimizer,
-            save=lambda: FSDP.optim_state_dict(sharded, optimizer),
-            names=own_names(net),
-        )
+        one_by_one = of_parameters(foreach=False, **SETTINGS)
+        fully_shard(net := model(), mesh=init_device_mesh("cpu", (1,)))
+        cases["fsdp"] = fresh(one_by_one, net, by_name(full_state_dict=True))
+        sharded = FSDP(net := model(), use_orig_params=True, device_id=torch.device("cpu"))
+        cases["fsdp1"] = fresh(one_by_one, sharded, FSDP.optim_state_dict, names=own_names(net))
         torch.distributed.destroy_process_group()
 
     with tempfile.TemporaryDirectory() as folder:
         from safetensors.numpy import load_file
         from safetensors.torch import save_file
 
-        net = model()
-        case = run(net, rmsprop(net.parameters(), **SETTINGS))
+        case = fresh(of_parameters(**SETTINGS))
         path = f"{folder}/model.safetensors"
         save_file({n: torch.from_numpy(x) for n, x in case["weights"].items()}, path)
         order = list(case["weights"])
         cases["safetensors"] = {**case, "weights": load_file(path), "order": order}
 
-    net = model()
-    case = run(net, rmsprop(net.parameters(), **SETTINGS))
-    as_lists = lambda tree: (
-        {str(k): as_lists(v) for k, v in tree.items()}
-        if isinstance(tree, dict)
-        else [as_lists(v) for v in tree]
-        if isinstance(tree, list)
-        else tree.tolist()
-        if isinstance(tree, np.ndarray)
-        else tree
-    )
-    through_json = lambda tree: json.loads(json.dumps(as_lists(tree)))
-    cases["json"] = {**case, "checkpoint": through_json(case["checkpoint"])}
+    case = fresh(of_parameters(**SETTINGS))
+    text = json.dumps(case["checkpoint"], default=np.ndarray.tolist)
+    cases["json"] = {**case, "checkpoint": json.loads(text)}
 
-    net = model()
-    net[0].requires_grad_(False)
-    cases["frozen"] = run(
-        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=["0.weight", "0.bias"]
-    )
-    net = model()
-    net[0].requires_grad_(False)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    cases["never_given"] = run(
-        net, rmsprop(trained, weight_decay=0.125, **SETTINGS), still=["0.weight", "0.bias"]
-    )
-    net = model()
-    cases["unused_head"] = run(
-        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=["3.weight", "3.bias"]
-    )
-    net = model()
-    every = own_names(net)
-    cases["before_first_step"] = run(
-        net, rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS), still=every, still_later=[]
-    )
+    def frozen():
+        net = model()
+        net[0].requires_grad_(False)
+        return net
+
+    first, last = ["0.weight", "0.bias"], ["3.weight", "3.bias"]
+    trained = lambda net: rmsprop([p for p in net.parameters() if p.requires_grad], **DECAYED)
+    with_decay = of_parameters(**DECAYED)
+    cases["frozen"] = fresh(with_decay, frozen(), still=first)
+    cases["never_given"] = fresh(trained, frozen(), still=first)
+    cases["unused_head"] = fresh(with_decay, still=last)
+    every = own_names(model())
+    cases["before_first_step"] = fresh(with_decay, still=every, still_later=[])
     net = model()
     optimizer = rmsprop(net.parameters(), 0.03)
 
@@ -278,20 +237,15 @@ def pytorch():
     cases["momentum_later"] = run(net, optimizer, between=turn_on)
     cases["momentum_later"]["checkpoint"]["param_groups"][0]["momentum"] = 0.75
     net = model()
-    optimizer = rmsprop(net.parameters(), weight_decay=0.125, **SETTINGS)
-    cases["steps_apart"] = steps_apart(net, optimizer, ["0.weight", "0.bias"])
+    cases["steps_apart"] = steps_apart(net, with_decay(net), first)
 
+    schedules = torch.optim.lr_scheduler
+    alone = {"cycle_momentum": False}
     schedulers = {
-        "one_cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
-            o, 0.05, total_steps=20, cycle_momentum=False
-        ),
-        "one_cycle_momentum": lambda o: torch.optim.lr_scheduler.OneCycleLR(
-            o, 0.05, total_steps=20
-        ),
-        "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(
-            o, 0.01, 0.05, step_size_up=3, cycle_momentum=False
-        ),
-        "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.9**t),
+        "one_cycle": lambda o: schedules.OneCycleLR(o, 0.05, total_steps=20, **alone),
+        "one_cycle_momentum": lambda o: schedules.OneCycleLR(o, 0.05, total_steps=20),
+        "cyclic": lambda o: schedules.CyclicLR(o, 0.01, 0.05, step_size_up=3, **alone),
+        "lambda": lambda o: schedules.LambdaLR(o, lambda t: 0.9**t),
     }
     for kind, make in schedulers.items():
         net = model()
@@ -306,13 +260,11 @@ def pytorch():
             self.spectrum = torch.nn.Parameter(torch.randn(3, 2, dtype=torch.complex64))
             self.bias = torch.nn.Parameter(torch.randn(2))
 
-    net = Complex()
-    cases["complex"] = run(net, rmsprop(net.parameters(), **SETTINGS))
-    net = model().bfloat16()
-    cases["bfloat16"] = run(net, rmsprop(net.parameters(), **SETTINGS))
+    cases["complex"] = fresh(of_parameters(**SETTINGS), Complex())
+    cases["bfloat16"] = fresh(of_parameters(**SETTINGS), model().bfloat16())
     net = model().double()
     torch.set_default_dtype(torch.float64)
-    cases["float64"] = run(net, rmsprop(net.parameters(), **SETTINGS))
+    cases["float64"] = fresh(of_parameters(**SETTINGS), net)
     torch.set_default_dtype(torch.float32)
     return {**cases, **wholes()}, ("torch", "safetensors", "lightning", "accelerate")
 
@@ -447,46 +399,29 @@ def import_timm():
 def timm():
     """timm's RMSpropTF, as its factory makes it."""
     timm = import_timm()
-    make = timm.optim.create_optimizer_v2
-    cases = {}
+    basic = {"lr": 0.03, "momentum": 0.75}
+    make = functools.partial(timm.optim.create_optimizer_v2, opt="rmsproptf", **basic)
+    decays = {"caution": True, "decoupled_decay": True, "corrected_weight_decay": True}
+    cases = {
+        "default_groups": fresh(lambda net: make(net, weight_decay=0.125)),
+        "one_group": fresh(lambda net: make(list(net.parameters()), centered=True)),
+        "cautious": fresh(lambda net: make(net, weight_decay=0.125, **decays)),
+    }
+
+    def with_cosine(net, optimizer, **options):
+        scheduler = timm.scheduler.CosineLRScheduler(optimizer, 20, t_in_epochs=False, **options)
+        return run(net, optimizer, each=lambda step: scheduler.step_update(step))
+
     net = model()
-    cases["default_groups"] = run(
-        net, make(net, "rmsproptf", lr=0.03, weight_decay=0.125, momentum=0.75)
-    )
-    net = model()
-    cases["one_group"] = run(
-        net, make(list(net.parameters()), "rmsproptf", lr=0.03, momentum=0.75, centered=True)
-    )
-    net = model()
-    cases["cautious"] = run(
-        net,
-        make(
-            net,
-            "rmsproptf",
-            lr=0.03,
-            weight_decay=0.125,
-            momentum=0.75,
-            caution=True,
-            decoupled_decay=True,
-            corrected_weight_decay=True,
-        ),
-    )
-    net = model()
-    optimizer = make(net, "rmsproptf", lr=0.03, weight_decay=0.125, momentum=0.75)
-    scheduler = timm.scheduler.CosineLRScheduler(
-        optimizer, 20, warmup_t=3, warmup_lr_init=1e-3, t_in_epochs=False
-    )
-    cases["cosine"] = run(net, optimizer, each=lambda step: scheduler.step_update(step))
+    warm = {"warmup_t": 3, "warmup_lr_init": 1e-3}
+    cases["cosine"] = with_cosine(net, make(net, weight_decay=0.125), **warm)
     net = model()
     groups = [
         {"params": list(net[0].parameters()), "lr_scale": 0.5},
         {"params": [p for layer in net[1:] for p in layer.parameters()], "lr_scale": 1.0},
     ]
-    optimizer = make(groups, "rmsproptf", lr=0.03, momentum=0.75)
-    scheduler = timm.scheduler.CosineLRScheduler(optimizer, 20, t_in_epochs=False)
-    cases["lr_scale"] = run(net, optimizer, each=lambda step: scheduler.step_update(step))
-    net = model()
-    cases["lookahead"] = run(net, make(net, "lookahead_rmsproptf", lr=0.03, momentum=0.75))
+    cases["lr_scale"] = with_cosine(net, make(groups))
+    cases["lookahead"] = fresh(lambda net: make(net, opt="lookahead_rmsproptf"))
     return cases, ("timm", "torch")
 
 

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from runs import DIGITS, NAME, Tiny, assert_identical, command, results
 
+from rmsprop_jax import cli
 from rmsprop_jax.examples import data
 from rmsprop_jax.trainer import mnist, models, options, reports
 from rmsprop_jax.trainer.checkpoints import Store
@@ -273,6 +275,28 @@ def test_no_room(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path) == ["run"]
     assert names(run) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("save", "run"), ("json", "a.json"), ("plot", "a.png")]
+)
+def test_no_room_is_noticed_before_the_training(option, name, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = dataclasses.replace(DIGITS, **{option: tmp_path / name})
+    monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", *runs.options(config)])
+    prepare, train = mnist.training.prepare, lambda *args: pytest.fail("an epoch began")
+    untrained = lambda *args: prepare(*args)._replace(epoch=train)
+    monkeypatch.setattr(mnist.training, "prepare", untrained)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    path = tmp_path / name
+    assert ended.value.code == f"rmsprop-jax mnist: [Errno 27] File too large: '{path}'"
+    assert names(tmp_path) == ["run"] * (option == "save")
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

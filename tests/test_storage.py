@@ -36,7 +36,7 @@ RANGES = [
     U8.with_range(1e-8, 10.0),
     U8.with_range(1.0, 6e4),
 ]
-UP, DOWN = jnp.uint32(2**32 - 1), jnp.uint32(0)
+UP_AND_DOWN = np.uint32([[2**32 - 1], [0]])  # random bits
 
 
 def codes(form):
@@ -49,6 +49,7 @@ def codes(form):
     return every if form is U16 else jax.lax.bitcast_convert_type(every, jnp.bfloat16)
 
 
+@functools.cache
 def numbers(form):
     """All finite numbers of a format, 0 and up, in order."""
     x = np.asarray(form.decode(codes(form)))
@@ -59,12 +60,11 @@ def numbers(form):
 
 
 @pytest.mark.parametrize("form", RANGES)
-@pytest.mark.parametrize("random", [UP, DOWN])
-def test_what_a_format_keeps_it_keeps_exactly(form, random):
+def test_what_a_format_keeps_it_keeps_exactly(form):
     every = codes(form)
-    again = form.encode(form.decode(every), random)
+    again = form.encode(form.decode(every), jnp.asarray(UP_AND_DOWN))
     assert again.dtype == form.dtype
-    np.testing.assert_array_equal(again, every)
+    np.testing.assert_array_equal(again, np.stack([every, every]))
 
 
 def test_with_decay():
@@ -118,32 +118,37 @@ def test_with_range():
             U8.with_range(1.0, number)
 
 
-HOSTILE = {  # x, then what U16, BF16 and U8 make of it: 'max' is a format's largest number
-    "zero": (0.0, 0.0, 0.0, 0.0),
-    "negative": (-1.0, np.nan, -1.0, np.nan),
-    "-inf": (-np.inf, np.nan, -np.inf, np.nan),
-    "inf": (np.inf, np.inf, np.inf, "max"),
-    "largest float32": (HUGE, "max", "max", "max"),
-    "-largest float32": (-HUGE, np.nan, "-max", np.nan),
-    "-0": (-0.0, 0.0, 0.0, 0.0),
-    "subnormal": (TINY / 2, 0.0, 0.0, 0.0),
-    "-subnormal": (-TINY / 2, 0.0, 0.0, 0.0),
-    "nan": (np.nan, np.nan, np.nan, np.nan),
-    "-nan": (np.uint32(0xFFC00000).view(np.float32), np.nan, np.nan, np.nan),
-    "faint nan": (np.uint32(0x7F800001).view(np.float32), np.nan, np.nan, np.nan),
-}
+HOSTILE = [  # x, then what U16, BF16 and U8 make of it: 'max' is a format's largest number
+    (0.0, 0.0, 0.0, 0.0),
+    (-1.0, np.nan, -1.0, np.nan),
+    (-np.inf, np.nan, -np.inf, np.nan),
+    (np.inf, np.inf, np.inf, "max"),
+    (HUGE, "max", "max", "max"),
+    (-HUGE, np.nan, "-max", np.nan),
+    (-0.0, 0.0, 0.0, 0.0),
+    (TINY / 2, 0.0, 0.0, 0.0),
+    (-TINY / 2, 0.0, 0.0, 0.0),
+    (np.nan, np.nan, np.nan, np.nan),
+    (np.uint32(0xFFC00000).view(np.float32), np.nan, np.nan, np.nan),
+    (np.uint32(0x7F800001).view(np.float32), np.nan, np.nan, np.nan),
+]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("random", [UP, DOWN])
-def test_hostile_numbers(name, random):
-    x, *expected = HOSTILE[name]
-    for form, wanted in zip(FORMATS.values(), expected, strict=True):
-        largest = numbers(form)[-1]
-        wanted = {"max": largest, "-max": -largest}.get(wanted, wanted)
-        for run in (form.encode, jax.jit(form.encode)):
-            np.testing.assert_array_equal(form.decode(run(jnp.float32(x), random)), wanted)
-    assert jnp.signbit(BF16.decode(BF16.encode(jnp.float32(-0.0), random)))
+@pytest.mark.parametrize("name", FORMATS)
+def test_hostile_numbers(name):
+    form = FORMATS[name]
+    largest = numbers(form)[-1]
+    x, *columns = zip(*HOSTILE, strict=True)
+    wanted = columns[list(FORMATS).index(name)]
+    wanted = [{"max": largest, "-max": -largest}.get(number, number) for number in wanted]
+    x = jnp.asarray(np.stack([np.float32(number) for number in x]))
+    for run in (form.encode, jax.jit(form.encode)):
+        kept = form.decode(run(x, jnp.asarray(UP_AND_DOWN)))
+        np.testing.assert_array_equal(kept, [wanted, wanted])
+        if form is BF16:
+            np.testing.assert_array_equal(
+                np.signbit(kept[:, np.asarray(x) == 0]), [[False, True]] * 2
+            )
 
 
 @each_format
@@ -211,19 +216,24 @@ def hashed(index, *words, wide=False):
     return times(h ^ h >> 15, 0x846CA68B)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def jitted_random_bits(shape, words):
+    return hashing.random_bits(jnp.zeros(shape), *words)
+
+
 def random_bits(shape, *words):
-    return np.asarray(
-        jax.jit(lambda x: hashing.random_bits(x, *map(np.uint32, words)))(jnp.zeros(shape))
-    )
+    return np.asarray(jitted_random_bits(shape, [np.uint32(word) for word in words]))
 
 
-@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5), (1, 4, 1)])
-def test_random_bits_are_the_documented_hash_of_the_row_major_index(shape):
+def test_random_bits_are_the_documented_hash_of_the_row_major_index():
     """Fixed for good: a checkpoint goes on with the same numbers in another version."""
     words = (3, 2**32 - 1, 123_456)
-    expected = [hashed(i, *words) for i in range(int(np.prod(shape)))]
-    np.testing.assert_array_equal(random_bits(shape, *words).ravel(), expected)
-    assert expected[0] == 1721692860
+    shapes = [(), (7,), (2, 3, 5), (1, 4, 1)]
+    run = jax.jit(lambda xs: [hashing.random_bits(x, *map(np.uint32, words)) for x in xs])
+    for bits in run([np.zeros(shape, np.float32) for shape in shapes]):
+        expected = [hashed(i, *words) for i in range(bits.size)]
+        np.testing.assert_array_equal(np.ravel(bits), expected)
+        assert expected[0] == 1721692860
 
 
 @pytest.mark.parametrize(
@@ -338,20 +348,18 @@ def test_stationary_error(name, decay):
     assert ratio.std() < spread
 
 
-@pytest.mark.parametrize("fall", [100.0, 1e4, 0.01])
 @pytest.mark.parametrize("decay", [pytest.param(0.9, marks=pytest.mark.nightly), 0.999])
 @each_format
-def test_follows_where_bfloat16_stalls(form, decay, fall):
+def test_follows_where_bfloat16_stalls(form, decay):
     """After the gradients fall, or rise, the average is there in 10 time constants."""
-    n = 4096
     steps = round(10 / (1 - decay))
-    g = jnp.full((n,), 1 / fall)
+    g = np.repeat(1 / np.float32([[100.0], [1e4], [0.01]]), 4096, axis=1)
     kept, exact = averages(form, decay, lambda t: g, steps, nu=1.0)
     # The start is still there by exp(-10), which is all there is after a fall by 1e4.
-    assert np.mean(kept) == pytest.approx(exact[0], rel=0.03)
-    if decay == 0.999 and fall > 1:
+    np.testing.assert_allclose(kept.mean(1), exact[:, 0], rtol=0.03)
+    if decay == 0.999 and form is BF16:
         stalled, _ = averages(jnp.bfloat16, decay, lambda t: g, steps, nu=1.0)
-        assert np.median(stalled) == 1.0
+        assert np.all(np.median(stalled[:2], axis=1) == 1.0)
 
 
 @each_format
@@ -444,11 +452,8 @@ def problem(shape=(24, 16)):
     params = {"w": jnp.ones(shape), "b": jnp.ones(shape[-1:]), "s": jnp.ones(())}
 
     def gradients(t):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), t), 3)
-        return {
-            name: jax.random.normal(key, p.shape)
-            for key, (name, p) in zip(keys, params.items(), strict=True)
-        }
+        rng = np.random.default_rng(t)
+        return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
 
     return params, gradients
 
@@ -472,43 +477,28 @@ def test_formats_are_kept():
     assert dtypes(wider) == ["bfloat16", "float32", ""]
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+@pytest.mark.parametrize("wrap", WRAPPERS)
 def test_wrapped(wrap):
-    """In every wrapper: float32 changes nothing, U8 and BF16 little."""
+    """In every wrapper, and around it, float32 changes nothing; U8's errors are in test_matrix."""
 
-    def parameters(**formats):
-        def make(learning_rate, decay, eps):
-            tx = rmsprop(learning_rate, decay, eps, momentum=0.5)
-            return store(tx, **formats) if formats else tx
+    def make(inside=None, outside=None):
+        def opt():
+            tx = rmsprop(0.01, 0.9, 1e-3, momentum=0.5)
+            return store(tx, **inside) if inside else tx
 
-        opt = functools.partial(make, 0.01, 0.9, 1e-3)
-        with jax.numpy_dtype_promotion("standard"):
-            return train(optax.with_extra_args_support(wrap(opt)), start())
-
-    expected = parameters()
-    exact = parameters(nu=jnp.float32, trace=jnp.float32)
-    rounded = parameters(nu=U8, trace=BF16)
-    for k in expected:
-        np.testing.assert_array_equal(exact[k], expected[k])
-        moved = np.abs(expected[k] - start()[k])
-        assert np.all(np.abs(rounded[k] - expected[k]) <= 0.35 * moved + 1e-6)
-    assert not np.array_equal(rounded["w"], expected["w"])
-
-
-@pytest.mark.parametrize("wrap", [name for name in WRAPPERS if name != "add_noise"])
-def test_wraps(wrap):
-    """The other way round: what Optax wraps is stored as it is bare."""
-
-    def make(nu=None):
-        opt = functools.partial(rmsprop, 0.01, 0.9, 1e-3)
         tx = WRAPPERS[wrap](opt)
-        return optax.with_extra_args_support(tx if nu is None else store(tx, nu=nu))
+        return optax.with_extra_args_support(store(tx, **outside) if outside else tx)
 
-    assert dtypes(make(U8).init(start()))[1] == "uint8"
+    exact, narrow = {"nu": jnp.float32, "trace": jnp.float32}, {"nu": U8, "trace": BF16}
+    stored = [{"inside": exact}]
+    if wrap != "add_noise":
+        stored.append({"outside": exact})
+        assert dtypes(make(outside=narrow).init(start())) == ["", "uint8", "bfloat16"]
     with jax.numpy_dtype_promotion("standard"):
-        expected, exact = train(make(), start()), train(make(jnp.float32), start())
-    for k in expected:
-        np.testing.assert_array_equal(exact[k], expected[k])
+        expected = train(make(), start())
+        for places in stored:
+            found = train(make(**places), start())
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_extra_arguments_reach_the_transformation():
@@ -682,15 +672,13 @@ def test_misuse_that_only_a_running_program_can_see():
     assert np.all(np.asarray(new.inner[0].nu["w"]) == 255)
 
 
-@pytest.mark.parametrize("through", ["orbax", "flax"])
 @pytest.mark.parametrize("other", [U16, U8.with_range(1e-8, 10.0), U8.with_decay(0.9)])
-def test_a_checkpoint_of_another_format_is_refused(other, through, tmp_path):
+def test_a_checkpoint_of_another_format_is_refused(other, tmp_path):
     """Orbax, which would cast uint8 to uint16, and flax, which would take anything."""
     state, like = stored_state(nu=U8), stored_state(nu=other)
-    read = functools.partial(through_orbax, tmp_path=tmp_path)
-    read = {"orbax": read, "flax": through_flax}[through]
-    with pytest.raises(ValueError, match="nu=U"):
-        read(state, like)
+    for read in (functools.partial(through_orbax, tmp_path=tmp_path), through_flax):
+        with pytest.raises(ValueError, match="nu=U"):
+            read(state, like)
 
 
 def test_what_turns_out_to_be_negative_is_seen():
@@ -906,9 +894,19 @@ def test_map_params_and_tree_get():
     assert optax.tree.get(tx.init(start()), "count") == 0
 
 
-@pytest.mark.parametrize("make", [STORED[n] for n in ("rmsprop U8", "adamw", "dtypes")])
-@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
-def test_types_are_kept(make, x64):
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [
+        ("rmsprop U8", False),
+        ("rmsprop U8", True),
+        ("adamw", True),
+        ("dtypes", False),
+        pytest.param("adamw", False, marks=pytest.mark.nightly),
+        pytest.param("dtypes", True, marks=pytest.mark.nightly),
+    ],
+)
+def test_types_are_kept(name, x64):
+    make = STORED[name]
     with jax.enable_x64(x64):
         kinds = [jnp.float16, jnp.bfloat16, jnp.float32, *([jnp.float64] if x64 else [])]
         params = {k.__name__: jnp.ones((2, 3), k) for k in kinds} | {"s": jnp.ones(())}
@@ -968,7 +966,8 @@ def test_the_same_bits_on_eight_devices(axis_type):
         params = put(params)
         state = tx.init(params)
         promised = types(state)
-        for run in (tx.update, jax.jit(tx.update)):
+        jitted = jax.jit(tx.update)
+        for run in (tx.update, jitted):
             updates, new = params, state
             for t in range(3):
                 updates, new = run(put(gradients(t)), new, params)
@@ -977,7 +976,7 @@ def test_the_same_bits_on_eight_devices(axis_type):
             assert types(new) == promised
         for k, x in new.inner[0].nu.items():
             assert x.sharding.is_equivalent_to(params[k].sharding, x.ndim)
-        text = jax.jit(tx.update).lower(put(gradients(0)), state, params).compile().as_text()
+        text = jitted.lower(put(gradients(0)), state, params).compile().as_text()
         for word in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter"):
             assert word not in text
 
@@ -1021,18 +1020,15 @@ def through_orbax(state, like, tmp_path):
 
 
 @exact_stored
-@pytest.mark.parametrize("through", ["npz", "flax", "orbax"])
-def test_the_same_bits_after_a_restart(make, through, tmp_path):
+def test_the_same_bits_after_a_restart(make, tmp_path):
     tx = make()
     _, state = trained(tx, 3)
-    like = tx.init(problem()[0])
-    if through == "orbax":
-        restored = through_orbax(state, like, tmp_path)
-    else:
-        restored = {"npz": through_npz, "flax": through_flax}[through](state, like)
-    assert same(restored, state)
-    # A new process makes a new transformation.
-    assert same(trained(make(), 3, restored, first=3), trained(tx, 6))
+    like, expected = tx.init(problem()[0]), trained(tx, 3, state, first=3)
+    for through in (through_npz, through_flax, functools.partial(through_orbax, tmp_path=tmp_path)):
+        restored = through(state, like)
+        assert same(restored, state)
+        # A new process makes a new transformation.
+        assert same(trained(make(), 3, restored, first=3), expected)
 
 
 def test_step_goes_on_after_its_maximum():

@@ -211,14 +211,12 @@ def test_beyond_and_back_by_numbers():
     assert float(p[0]) + float(state.remainder[0]) == 65504 + 30000 - 40000
 
 
-@pytest.mark.parametrize(
-    "step", [-1, 2**32 + 5, 2**70, np.int64(2**40), np.uint8(3), jnp.int32(-7)]
-)
-def test_a_step_is_any_integer(step):
+def test_a_step_is_any_integer():
     ones, half = jnp.ones(1000, jnp.bfloat16), jnp.full(1000, 2**-8, jnp.bfloat16)
-    new = weights.apply_updates(ones, half, step)
-    same = weights.apply_updates(ones, half, int(step) % 2**32)
-    np.testing.assert_array_equal(new, same)
+    for step in (-1, 2**32 + 5, 2**70, np.int64(2**40), np.uint8(3), jnp.int32(-7)):
+        new = weights.apply_updates(ones, half, step)
+        same = weights.apply_updates(ones, half, int(step) % 2**32)
+        np.testing.assert_array_equal(new, same, err_msg=repr(step))
 
 
 def test_the_count_that_is_named_as_the_step():

@@ -171,8 +171,6 @@ def _read_known(known: Mapping[str, Any], steps: int) -> tuple[dict[str, Any], d
             traits["eps"] = "inside" if x else "outside"
         elif name == "initial_scale":
             traits["start"] = float(x)
-        elif name == "nesterov":
-            traits["momentum"] = "nesterov" if x else "plain"
         elif name in _SWITCHES:
             traits[name] = x
         else:

@@ -135,7 +135,7 @@ def reversed_elements(grads):
 
 def shuffled_steps(grads):
     order = np.random.RandomState(0).permutation(STEPS)
-    grads |= {k: g[order] for k, g in grads.items()}
+    grads.update({k: g[order] for k, g in grads.items()})
 
 
 def wrong_gradient(grads):

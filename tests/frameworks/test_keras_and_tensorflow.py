@@ -120,6 +120,14 @@ def test_other_dialects_are_refused():
         assert "dialects.pytorch" in message(function, tx, tx.init(WEIGHTS), WEIGHTS, same)
 
 
+def test_tensorflow_has_no_place_for_a_part_of_keras():
+    kernel, bias = WEIGHTS
+    txs = {"keras": dialects.keras(0.1), "tensorflow1": dialects.tensorflow1(0.1)}
+    tx = optax.partition(txs, {kernel: "keras", bias: "tensorflow1"})
+    _, saved = slots()
+    assert "dialects.keras has no slots" in message(tensorflow.load, tx, saved, WEIGHTS, same)
+
+
 def slots(**options):
     tx = dialects.tensorflow1(0.1, **options)
     return tx, tensorflow.dump(tx, tx.init(WEIGHTS), WEIGHTS, same)

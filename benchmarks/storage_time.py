@@ -8,8 +8,8 @@ All contestants take turns in the same process, and the ratios are those of thei
 accumulators, of what the compiled step updates in place besides the parameters, and of its
 temporary memory. `moved` is the ratio of the bytes that a single pass over memory would move.
 
-Arrays of one axis and of two are both here, since on CPUs they differ: XLA numbers the elements of
-the former by scalar instructions, and the random bits are made of these numbers.
+Arrays of one axis and of two are both here, since on CPUs they differ: the random bits are made of
+the numbers of the elements, and LLVM makes those of one axis by vectors only from the end.
 """
 
 import argparse

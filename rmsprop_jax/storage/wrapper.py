@@ -95,7 +95,7 @@ def store(
       >>> state = tx.init(jnp.zeros(2))
       >>> updates, state = tx.update(jnp.array([3.0, -2.0]), state)
       >>> print(state.inner[0].nu.dtype, storage.unpack(state, nu=storage.U8)[0].nu)
-      uint8 [0.875  0.4375]
+      uint8 [1.    0.375]
 
     References:
       P. Zamirai, J. Zhang, C. R. Aberger, C. De Sa, Revisiting BFloat16 Training, 2020:

@@ -55,6 +55,11 @@ class Structure:
     maximize: bool = False
 
     @property
+    def nesterov(self) -> bool:
+        """Whether it has a momentum of this kind."""
+        return self.momentum == "nesterov"
+
+    @property
     def numbers(self) -> tuple[str, ...]:
         """The hyperparameters that it has besides the learning rate."""
         optional = [name for name in ("momentum", "weight_decay", "clip") if getattr(self, name)]

@@ -128,7 +128,7 @@ def ways_to(fit: Fit) -> list[Call]:
 def _foreign(structure: Structure) -> Call:
     """Optax's call of another optimizer."""
     names = {"learning_rate": "learning_rate", "momentum": "momentum"}
-    switches: dict[str, Any] = {"nesterov": True} if structure.momentum == "nesterov" else {}
+    switches: dict[str, Any] = {"nesterov": True} if structure.nesterov else {}
     name = structure.rule
     if structure.rule == "adam":
         names |= {"first": "b1", "decay": "b2", "eps": "eps"}

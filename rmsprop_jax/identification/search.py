@@ -163,16 +163,11 @@ def _clipped(closest: list[Structure], own: set[Structure]) -> list[Structure]:
 def candidates(known: Numbers, traits: dict[str, Any]) -> list[Structure]:
     """The structures that can be meant, where some of it is known."""
     parts = ("momentum", "weight_decay", "clip")
-
-    def trait(structure: Structure, name: str) -> Any:
-        is_nesterov = structure.momentum == "nesterov"
-        return is_nesterov if name == "nesterov" else getattr(structure, name)
-
     return [
         structure
         for structure, ways in calls().items()
         if all(bool(getattr(structure, k)) == bool(known[k]) for k in parts if k in known)
-        and all(trait(structure, k) == x for k, x in traits.items() if k != "dialect")
+        and all(getattr(structure, k) == x for k, x in traits.items() if k != "dialect")
         and traits.get("dialect", ways[0].dialect) in {call.dialect for call in ways}
     ]
 

@@ -169,7 +169,7 @@ def _accumulate(structure: Structure, momentum: float, x: np.ndarray) -> np.ndar
     if structure.momentum in ("", "of gradients"):
         return x
     trace = np.asarray(lfilter([1.0], [1.0, -momentum], x, axis=1))
-    return x + momentum * trace if structure.momentum == "nesterov" else trace
+    return x + momentum * trace if structure.nesterov else trace
 
 
 def _project(direction: np.ndarray, moves: np.ndarray, weight: np.ndarray, axis: Any = None) -> Any:
@@ -195,7 +195,7 @@ def _rates(
     # In derivatives, any of these may be complex.
     dtype = np.result_type(quotient, momentum, shrink)
     trace, rates = np.zeros(len(quotient), dtype), np.zeros(quotient.shape[1], dtype)
-    ahead = momentum if structure.momentum == "nesterov" else 0.0
+    ahead = momentum if structure.nesterov else 0.0
     for t in range(len(rates)):
         coasting = (momentum**2 if ahead else momentum) * trace
         own = (1 + ahead) * quotient[:, t] + (shrink[:, t] if np.ndim(shrink) else 0.0)

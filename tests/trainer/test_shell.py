@@ -80,6 +80,15 @@ def test_ctrl_c_during_imports():
     assert child.stderr == "rmsprop-jax mnist: interrupted\n"
 
 
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores Ctrl-C, and so would a child of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_during_training():
     with command("mnist", DIGITS, "--epochs", "1000000") as child:
         assert child.stdout.readline().startswith(f"{NAME}: epoch 1/")

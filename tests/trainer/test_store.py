@@ -21,7 +21,7 @@ from runs import DIGITS, NAME, Tiny, assert_identical, command, results
 
 from rmsprop_jax import cli
 from rmsprop_jax.examples import data
-from rmsprop_jax.trainer import mnist, models, options, reports
+from rmsprop_jax.trainer import mnist, models, options, reports, training
 from rmsprop_jax.trainer.checkpoints import Store
 from rmsprop_jax.trainer.mnist import train
 
@@ -285,9 +285,9 @@ def test_no_room_is_noticed_before_the_training(option, name, tmp_path, monkeypa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = dataclasses.replace(DIGITS, **{option: tmp_path / name})
     monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", *runs.options(config)])
-    prepare, train = mnist.training.prepare, lambda *args: pytest.fail("an epoch began")
+    prepare, train = training.prepare, lambda *args: pytest.fail("an epoch began")
     untrained = lambda *args: prepare(*args)._replace(epoch=train)
-    monkeypatch.setattr(mnist.training, "prepare", untrained)
+    monkeypatch.setattr(training, "prepare", untrained)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         with pytest.raises(SystemExit) as ended:

@@ -285,8 +285,8 @@ def test_no_room_is_noticed_before_the_training(option, name, tmp_path, monkeypa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = dataclasses.replace(DIGITS, **{option: tmp_path / name})
     monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", *runs.options(config)])
-    prepare, train = training.prepare, lambda *args: pytest.fail("an epoch began")
-    untrained = lambda *args: prepare(*args)._replace(epoch=train)
+    prepare, epoch = training.prepare, lambda *args: pytest.fail("an epoch began")
+    untrained = lambda *args: prepare(*args)._replace(epoch=epoch)
     monkeypatch.setattr(training, "prepare", untrained)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -320,9 +320,9 @@ def main():
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables[:3])
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    print(setting("jax", "optax", "libtpu", "jax-cuda12-plugin"))
     for target in args.target:
-        print(f"\n## {target}")
+        compiler = "jax-cuda12-plugin" if target == "h100" else "libtpu"
+        print(f"\n## {target}\n\nCompiled on: {setting('jax', 'optax', compiler)}")
         try:
             devices = devices_of(target)
         except Exception as error:

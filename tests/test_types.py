@@ -78,11 +78,14 @@ def test_types_are_kept(rate, x64):
             assert types(updates) == types(grads)
         assert len(traces) == 1
 
-        state, updates = jax.lax.scan(
-            lambda state, _: tx.update(grads, state, params)[::-1], state, None, length=2
-        )
-        assert types(state) == promised
-        assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda g: g.dtype, grads)
+        def scanned(state, grads, params):
+            step = lambda state, _: tx.update(grads, state, params)[::-1]
+            return jax.lax.scan(step, state, None, length=2)
+
+        kinds = lambda tree: jax.tree.map(lambda x: (x.dtype, x.weak_type), tree)
+        final, updates = jax.eval_shape(scanned, state, grads, params)
+        assert kinds(final) == kinds(state)
+        assert kinds(updates) == kinds(grads)
 
 
 def test_learning_rate_of_any_type_means_the_same():

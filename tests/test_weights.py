@@ -178,7 +178,7 @@ def test_random_rounding_is_independent_of_that_of_accumulators():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_weight_comes_back_from_beyond_its_range(dtype, data):
     """Steps as large as the range: parameter and remainder are the float32 weight all the same."""

@@ -3,9 +3,10 @@
     pip install 'rmsprop_jax[accelerators]'               # libtpu; for h100 jax[cuda12], 5.6 GB
     python benchmarks/accelerators.py [--target v5e v6e v4 h100] [--tables updates ...]
 
-Nothing runs: programs are compiled ahead of time, and all figures are the compiler's, the same on
-every machine, but for the seconds that it takes. One donated update with its `apply_updates` is
-compiled for one array of 1e8 parameters; figures are bytes per parameter:
+What it printed stands in ACCELERATORS.md. Nothing runs: programs are compiled ahead of time, and
+all figures are the compiler's, the same on every machine, but for the seconds that it takes. One
+donated update with its `apply_updates` is compiled for one array of 1e8 parameters; figures are
+bytes per parameter:
 
     ideal       every array that is needed, read once, and written once if it changes
     bytes       that the program reads and writes
@@ -14,7 +15,9 @@ compiled for one array of 1e8 parameters; figures are bytes per parameter:
 
 `loops` are fusions over the whole array, `copies` those of it, `collectives` what devices exchange,
 `64 bit` values of that size, `M cycles` the compiler's own estimate of its loops, on TPUs only.
-What clips by a global norm reads the gradients twice, 4 bytes more than what is called ideal.
+What clips by a global norm reads the gradients twice, 4 bytes more than what is called ideal. On
+TPUs, copies into the fast memory beside the core (VMEM) and back are counted too: an update of many
+small arrays, which makes them of all, has 60 for 20.
 
 Tables are `updates` (options, formats, weights), `calls` (every dialect and recipe), `sharded`
 (FSDP over four devices: bytes of the state if it were whole on one, and on four devices together

@@ -22,6 +22,7 @@ PAGES = [
     "api/storage.html",
     "notebooks/walkthrough.html",
     "benchmarks/RESULTS.html",
+    "benchmarks/ACCELERATORS.html",
     "parity.html",
     "performance.html",
     "atlas.html",

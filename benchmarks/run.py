@@ -9,9 +9,9 @@ process of its own, and its tables are put together. One that fails is reported 
 rest still runs, and the exit status is 1. A quick run writes to a temporary directory. MNIST is
 found as by the example: --data-dir, MNIST_DIR, or its cache.
 
-More are run alone: `parity.py --write` and `torture.py --write` put their tables into docs/parity.md
-and TORTURE.md, ACCELERATORS.md has what `accelerators.py` printed, `storage_training.py` prints
-final losses.
+More are run alone: `parity.py --write` and `torture.py --write` put their tables into
+docs/parity.md and TORTURE.md, ACCELERATORS.md has what `accelerators.py` printed,
+`storage_training.py` prints final losses.
 """
 
 import argparse

@@ -16,9 +16,7 @@ import pytest
 
 import rmsprop_jax
 
-SLOW = "rmsprop_jax.examples.a2c"  # compiles what test_a2c runs, but not the same program
 MODULES = sorted(m.name for m in pkgutil.walk_packages(rmsprop_jax.__path__, "rmsprop_jax."))
-MODULES = [pytest.param(m, marks=pytest.mark.nightly) if m == SLOW else m for m in MODULES]
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = {

@@ -137,7 +137,7 @@ def learn(seeds: jax.Array, updates: int, learning_rate: float = 7e-4) -> tuple[
       are, [n, updates]; and the parameters of the agents.
 
     Example:
-      >>> returns, episodes, _ = learn(jnp.arange(2), updates=50)
+      >>> returns, episodes, _ = learn(jnp.arange(2), updates=50, learning_rate=7e-4)
       >>> bool((returns.sum(1) / episodes.sum(1) > 10).all())  # steps, before an agent has learned
       True
     """

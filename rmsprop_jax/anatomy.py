@@ -6,11 +6,9 @@ what they wrap are what their functions remember in cells. All else is a part th
 has a name, and transformations inside of it if its functions hold any.
 """
 
-import functools
 import inspect
 import itertools
-import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +16,17 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_jax import clipping, parts, precision
+from rmsprop_jax.closures import (
+    IN_OPTAX,
+    bare,
+    is_transformation,
+    memory_of,
+    name_of_maker,
+    origin,
+    owner,
+    pairs_in,
+    transformations_in,
+)
 from rmsprop_jax.records import record_of
 from rmsprop_jax.storage import store
 from rmsprop_jax.transform import scale_by_rms
@@ -76,14 +85,6 @@ def take_apart(tx: optax.GradientTransformation, state: Any = ABSENT) -> Part:
     """
     return _take_apart(tx, state, ())
 
-
-_MODULES = (optax, optax.contrib)
-_IN_OPTAX = {
-    (f.__module__, f.__qualname__): f
-    for module in _MODULES
-    for f in vars(module).values()
-    if inspect.isfunction(f) or inspect.isclass(f)
-}
 
 # Wrappers by the field of their state that is that of what they wrap; "" if it is the same.
 _INNER_STATE: dict[Any, str] = {
@@ -148,26 +149,26 @@ PASSING = {
 
 
 def _take_apart(tx: Any, state: Any, above: tuple[Any, ...]) -> Part:
-    update = _bare(tx.update)
-    above = (*above, _owner(update))
+    update = bare(tx.update)
+    above = (*above, owner(update))
     record = record_of(optax.GradientTransformation(tx.init, update))
     if record is not None and record.factory is precision.public:
         return _take_apart(record.made[0], state, above)
     if record is not None:
         named = (record.factory.__module__, record.factory.__qualname__)
-        factory, arguments = _IN_OPTAX.get(named, record.factory), record.arguments
-        inside = dict(enumerate(record.made)) or _transformations(arguments)
+        factory, arguments = IN_OPTAX.get(named, record.factory), record.arguments
+        inside = dict(enumerate(record.made)) or transformations_in(arguments)
     else:
-        factory = _IN_OPTAX.get(_origin(update))
-        arguments, inside = _closure(factory, _bare(tx.init), update, state)
+        factory = IN_OPTAX.get(origin(update))
+        arguments, inside = _closure(factory, bare(tx.init), update, state)
         factory = factory if _required(factory) <= arguments.keys() else None
         if factory is optax.with_extra_args_support and inside:
             return _take_apart(next(iter(inside.values())), state, above)
-    name = _name(update) if factory is None else factory.__name__
+    name = name_of_maker(update) if factory is None else factory.__name__
     is_call = record is not None and bool(record.made) and factory not in CHAINS
     children = {}
     for key, inner in inside.items():
-        if any(_owner(_bare(inner.update)) is x for x in above):  # it holds itself
+        if any(owner(bare(inner.update)) is x for x in above):  # it holds itself
             continue
         inner_state = state if is_call else _inner_state(name, factory, inside, key, state)
         children[key] = _take_apart(inner, inner_state, above)
@@ -178,10 +179,10 @@ def _closure(
     factory: Any, init: Any, update: Any, state: Any
 ) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The arguments and the inner transformations of what carries no record."""
-    before, memory = _memory(init), _memory(update)
-    inside = _pairs(before, memory) or _transformations(memory, once=factory is None)
+    before, memory = memory_of(init), memory_of(update)
+    inside = pairs_in(before, memory) or transformations_in(memory, once=factory is None)
     if factory is None:
-        return memory, inside or _transformations({**memory, **before}, once=True, deep=True)
+        return memory, inside or transformations_in({**memory, **before}, once=True, deep=True)
     memory = {**before, **memory}
     parameters = inspect.signature(factory).parameters
     named = {name.lstrip("_"): x for name, x in memory.items()}
@@ -314,154 +315,3 @@ def _injected(factory: Any, memory: dict[str, Any], state: Any) -> dict[Any, Any
         except Exception:
             return {}
     return {"inner": made[0]} if is_transformation(made[0]) else {}
-
-
-def is_transformation(x: Any) -> bool:
-    """True for what has the functions of a transformation, and is none of its states."""
-    try:
-        if isinstance(x, optax.GradientTransformation | optax.MultiSteps):
-            return True
-        has_both = callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
-        return has_both and not callable(x) and not isinstance(x, type | types.ModuleType)
-    except Exception:  # from a __getattr__ of the user's
-        return False
-
-
-def is_function_of(value: Any, factory: Callable[..., Any]) -> bool:
-    """Whether a function was made inside of another, or of a class."""
-    return _origin(value) == (factory.__module__, factory.__qualname__)
-
-
-def memory_of(function: Any) -> dict[str, Any]:
-    """What a function remembers, by name."""
-    return _memory(_bare(function))
-
-
-def _bare(function: Any) -> Any:
-    """A function without `jax.jit` and `functools.partial` around it that don't change it."""
-    while True:
-        if isinstance(function, _JITTED):
-            function = inspect.unwrap(function, stop=lambda f: not isinstance(f, _JITTED))
-        elif type(function) is functools.partial and not (
-            function.args or {"updates", "state", "params"} & function.keywords.keys()
-        ):
-            if _origin(function.func) not in _IN_OPTAX and not _has_record(function.func):
-                return function
-            function = function.func
-        else:
-            return function
-
-
-_JITTED = type(jax.jit(lambda: None))
-
-
-def _has_record(function: Any) -> bool:
-    return record_of(optax.GradientTransformation(optax.init_empty_state, function)) is not None
-
-
-def _owner(function: Any) -> Any:
-    """What a function is part of: the object for a method, which is a new one at each look."""
-    return function.__self__ if inspect.ismethod(function) else function
-
-
-def _attributes(x: Any) -> dict[str, Any]:
-    try:
-        return dict(vars(x))
-    except TypeError:  # it has none
-        return {}
-
-
-def _origin(function: Any) -> tuple[str, str]:
-    """Module and function or class that a function was made in, by its code: this can't be set."""
-    function = function.__func__ if inspect.ismethod(function) else function
-    if not isinstance(function, types.FunctionType):
-        return "", ""
-    return function.__globals__.get("__name__", ""), function.__code__.co_qualname.split(".")[0]
-
-
-def _name(function: Any) -> str:
-    """The name of the function or class that made a function, as far as there is one."""
-    if isinstance(function, functools.partial):
-        return _name(function.func)
-    function = function.__func__ if inspect.ismethod(function) else function
-    if not isinstance(function, types.FunctionType):
-        return type(function).__name__
-    *outer, last = function.__code__.co_qualname.split(".<locals>.")
-    owner = last.rpartition(".")[0]
-    return owner or (outer[-1].rpartition(".")[2] if outer else last)
-
-
-def _memory(function: Any) -> dict[str, Any]:
-    """What a function, a method or an object remembers: cells, attributes, bound arguments."""
-    if isinstance(function, functools.partial):
-        bound = {f"argument {i}": x for i, x in enumerate(function.args)}
-        return {**_memory(function.func), **bound, **function.keywords}
-    if inspect.ismethod(function):
-        return {**_memory(function.__func__), **_memory(function.__self__)}
-    if not isinstance(function, types.FunctionType):
-        fields = getattr(type(function), "_fields", None)
-        return dict(zip(fields, function, strict=True)) if fields else _attributes(function)
-    names, code = function.__globals__, function.__code__
-    memory = {n: names[n] for n in code.co_names if n in names and is_transformation(names[n])}
-    memory |= function.__kwdefaults__ or {}
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            memory[name] = cell.cell_contents
-        except ValueError:  # not set yet, or deleted
-            continue
-    return memory
-
-
-def _pairs(before: dict[str, Any], after: dict[str, Any]) -> dict[int, Any]:
-    """Chains remember a tuple of functions each in `init` and in `update`."""
-
-    def functions(memory):
-        tuples = (x for x in memory.values() if type(x) in (tuple, list) and x)
-        return [x for x in tuples if all(map(callable, x))]
-
-    match functions(before), functions(after):
-        case [inits], [updates] if len(inits) == len(updates) and inits is not updates:
-            pairs = zip(inits, updates, strict=True)
-            return {i: optax.GradientTransformation(*pair) for i, pair in enumerate(pairs)}
-    return {}
-
-
-def _transformations(
-    memory: dict[str, Any], once: bool = False, deep: bool = False
-) -> dict[Any, Any]:
-    """All transformations among what is remembered, also in containers; if deep, in functions."""
-    found: dict[Any, Any] = {}
-    seen: list[Any] = []
-
-    def search(owner: str, items: Iterable[tuple[Any, Any]]) -> None:
-        for key, x in items:
-            if is_transformation(x):
-                if not once or not any(_is_same(x, y) for y in found.values()):
-                    found[key if key not in found else f"{owner}[{key!r}]"] = x
-            elif any(x is y for y in seen):
-                continue
-            elif isinstance(x, dict):
-                seen.append(x)
-                search(key, x.items())
-            elif isinstance(x, list | tuple) and len(x) < 1000:
-                seen.append(x)
-                is_pair = lambda y: type(y) is tuple and len(y) == 2 and isinstance(y[0], str)
-                search(key, (y if is_pair(y) else (f"{key}[{i}]", y) for i, y in enumerate(x)))
-            elif deep and callable(x) and not isinstance(x, type):
-                seen.append(x)
-                search(key, ((key, y) for y in _memory(_bare(x)).values()))
-
-    search("", memory.items())
-    return found
-
-
-def _is_same(left: Any, right: Any) -> bool:
-    """Whether two are one, but for `optax.with_extra_args_support`."""
-
-    def core(tx):
-        update = _bare(tx.update)
-        while _IN_OPTAX.get(_origin(update)) is optax.with_extra_args_support:
-            update = _bare(next(filter(is_transformation, _memory(update).values())).update)
-        return _owner(update)
-
-    return core(left) is core(right)

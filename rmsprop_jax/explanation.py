@@ -16,8 +16,9 @@ import numpy as np
 import optax
 
 from rmsprop_jax import clipping, parts, storage, weights
-from rmsprop_jax.anatomy import Part, is_function_of, memory_of, take_apart
+from rmsprop_jax.anatomy import Part, take_apart
 from rmsprop_jax.checks import given, is_traced
+from rmsprop_jax.closures import is_function_of, memory_of
 from rmsprop_jax.transform import scale_by_rms
 
 

@@ -16,7 +16,7 @@ from rmsprop_jax.diagnostics.names import grouping, name_at, named, plain, toget
 from rmsprop_jax.diagnostics.rates import effective_rates_of, rates_of
 from rmsprop_jax.precision import widen_leaf
 from rmsprop_jax.storage import StoreState, store
-from rmsprop_jax.storage.wrapper import extremes_of_parameters
+from rmsprop_jax.storage.saturation import extremes_of_parameters
 
 
 class Report(NamedTuple):

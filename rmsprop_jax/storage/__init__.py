@@ -22,7 +22,9 @@ A format that knows the decay rounds less, above all where gradients are rare or
 """
 
 from rmsprop_jax.storage.formats import BF16, U8, U16, Format
-from rmsprop_jax.storage.wrapper import Extremes, StoreState, extremes, pack, store, unpack
+from rmsprop_jax.storage.saturation import Extremes, extremes
+from rmsprop_jax.storage.state import StoreState
+from rmsprop_jax.storage.wrapper import pack, store, unpack
 
 __all__ = [
     "BF16",

@@ -13,23 +13,18 @@ import zoo
 from rmsprop_jax import diagnostics, dialects, explain, interop, rmsprop, storage
 from rmsprop_jax.anatomy import find_traces, take_apart
 
-GRADIENTS = [
-    jax.tree.map(
-        lambda p, s=s: jnp.asarray(np.random.default_rng(s).normal(size=p.shape), p.dtype),
-        zoo.PARAMS,
-    )
-    for s in range(3)
-]
 
-
-def run(tx, steps=3, params=zoo.PARAMS):
+@functools.cache
+def run(name):
     """The updates, the state after each and the gradients, at parameters that don't move."""
-    state, rows = tx.init(params), []
+    tx, stream = zoo.OPTIMIZERS[name](), np.random.default_rng(0)
+    state, rows = tx.init(zoo.PARAMS), []
     with jax.numpy_dtype_promotion("standard"):
-        for grads in GRADIENTS[:steps]:
-            updates, state = tx.update(grads, state, params)
+        for _ in range(3):
+            grads = {k: stream.normal(size=p.shape).astype(p.dtype) for k, p in zoo.PARAMS.items()}
+            updates, state = tx.update(jax.tree.map(jnp.asarray, grads), state, zoo.PARAMS)
             rows.append((grads, updates, state))
-    return rows
+    return tx, rows
 
 
 # What parts in front multiply gradients by, and what Nesterov adds to the first update.
@@ -44,8 +39,8 @@ def has_momentum(tx):
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
 def test_the_learning_rate_is_that_of_the_update_or_refused(name):
     """What updates are of gradients, over what the average says: as large as it is said to be."""
-    tx = zoo.OPTIMIZERS[name]()
-    for grads, updates, state in run(tx, 1 if has_momentum(tx) else 3):
+    tx, rows = run(name)
+    for grads, updates, state in rows[:1] if has_momentum(tx) else rows:
         try:
             made = diagnostics.effective_learning_rate(tx, state, quantiles=(0, 0.3, 1))
             rates = diagnostics.learning_rate(tx, state)
@@ -55,7 +50,7 @@ def test_the_learning_rate_is_that_of_the_update_or_refused(name):
             return
         assert name in zoo.KNOWN
         for key, numbers in made.items():
-            real = -np.asarray(updates[key]) / (BESIDE.get(name, 1) * np.asarray(grads[key]))
+            real = -np.asarray(updates[key]) / (BESIDE.get(name, 1) * grads[key])
             side = -1 if real.flat[0] < 0 else 1
             for quantile, q in ("p0", 0), ("p30", 0.3), ("p100", 1):
                 expected = side * np.quantile(np.abs(real), q, method="inverted_cdf")
@@ -65,8 +60,8 @@ def test_the_learning_rate_is_that_of_the_update_or_refused(name):
 
 @pytest.mark.parametrize("name", zoo.OPTIMIZERS)
 def test_a_state_comes_back_bit_for_bit_or_is_refused(name):
-    tx = zoo.OPTIMIZERS[name]()
-    _, _, state = run(tx)[-1]
+    tx, rows = run(name)
+    state = rows[-1][2]
     path = lambda keys: jax.tree_util.keystr(keys, simple=True, separator="/")
     saved = {path(keys): np.asarray(x) for keys, x in jax.tree.leaves_with_path(state)}
     try:

@@ -104,13 +104,13 @@ def test_an_eps_that_never_mattered():
 
 KNOWN = {"weight_decay": 0, "centered": False}
 NONE, PLAIN = {"momentum": 0}, {"nesterov": False}
+HEAVY = PLAIN | {"momentum": 0.9}
 
 
 def test_a_schedule():
     schedule = optax.cosine_decay_schedule(1e-3, 40)
-    found = identify(
-        *run_of(dialects.keras(schedule, momentum=0.9)), known=KNOWN | {"momentum": 0.9}
-    )
+    run = run_of(dialects.keras(schedule, momentum=0.9))
+    found = identify(*run, known=KNOWN | HEAVY)
     best = found.candidates[0]
     assert found.fits
     assert "keras" in best.dialects
@@ -154,7 +154,7 @@ CLIPPED = optax.chain(clipping.clip_by_torch_norm(1.0), dialects.pytorch(1e-3))
         (CLIPPED, None, NONE, "clipped before the optimizer got them, by global norm"),
         (dialects.pytorch(1e-3), reversed_elements, NONE, "8 elements in kernel belong"),
         (dialects.pytorch(1e-3), shuffled_steps, NONE, "another order than the steps"),
-        (dialects.pytorch(1e-3, momentum=0.9), wrong_gradient, PLAIN, "isn't the one that"),
+        (dialects.pytorch(1e-3, momentum=0.9), wrong_gradient, HEAVY, "isn't the one that"),
     ],
     ids=["adam", "sgd", "lion", "clipping", "elements", "steps", "gradient"],
 )

@@ -23,13 +23,21 @@ OPTIMIZERS = {
     "compensated": weights.compensate(rmsprop(0.1)),
     "injected": optax.inject_hyperparams(rmsprop, hyperparam_dtype=jnp.float32)(learning_rate=0.1),
 }
-X = jnp.linspace(-1.0, 1.0, 24).reshape(6, 4)
+X = np.linspace(-1.0, 1.0, 24, dtype=np.float32).reshape(6, 4)
+
+
+def dense(inputs, outputs, **options):
+    """A layer whose kernel NumPy draws: that has no program to compile."""
+    draw = lambda key, shape, dtype, **_: jnp.asarray(
+        np.random.default_rng(inputs).normal(size=shape).astype(dtype)
+    )
+    return nnx.Linear(inputs, outputs, kernel_init=draw, rngs=nnx.Rngs(0), **options)
 
 
 class Model(nnx.Module):
     def __init__(self, dtype):
-        dense = lambda m, n, seed: nnx.Linear(m, n, param_dtype=dtype, rngs=nnx.Rngs(seed))
-        self.layers = nnx.List([dense(4, 3, 0), dense(3, 2, 1)])
+        layers = [dense(4, 3, param_dtype=dtype), dense(3, 2, param_dtype=dtype)]
+        self.layers = nnx.List(layers)
 
     def __call__(self, x):
         for layer in self.layers:
@@ -92,7 +100,7 @@ def test_from_pytorch_and_back():
     saved = {"state": {0: slots}, "param_groups": [group]}
     named = {"fc.weight": np.ones((3, 4), np.float32)}
     tx, state = interop.pytorch.load(saved, named, lambda named: {"kernel": named["fc.weight"].T})
-    model = nnx.Linear(4, 3, use_bias=False, rngs=nnx.Rngs(0))
+    model = dense(4, 3, use_bias=False)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     interop.nnx.load(optimizer, state)
     assert int(optimizer.step[...]) == 200
@@ -106,7 +114,7 @@ def test_from_pytorch_and_back():
 def test_keeps_where_and_in_what_its_arrays_are():
     mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
     split = jax.NamedSharding(mesh, jax.P(None, "data"))
-    model = nnx.Linear(2, 8, use_bias=False, rngs=nnx.Rngs(0))
+    model = dense(2, 8, use_bias=False)
     model.kernel[...] = jax.device_put(model.kernel[...], split)
     optimizer = nnx.Optimizer(model, rmsprop(0.1), wrt=nnx.Param)
     state = rmsprop(0.1).init({"kernel": np.zeros((2, 8))})
@@ -127,7 +135,7 @@ def test_keeps_where_and_in_what_its_arrays_are():
     ids=["momentum", "sgd", "nothing", "shape", "name"],
 )
 def test_refuses_another_state(state, message):
-    model = nnx.Linear(2, 3, use_bias=False, rngs=nnx.Rngs(0))
+    model = dense(2, 3, use_bias=False)
     optimizer = nnx.Optimizer(model, rmsprop(0.1), wrt=nnx.Param)
     with pytest.raises(ValueError, match=message):
         interop.nnx.load(optimizer, state)
@@ -136,4 +144,4 @@ def test_refuses_another_state(state, message):
 
 def test_refuses_what_is_no_optimizer():
     with pytest.raises(TypeError, match=r"Linear, and should be an nnx\.Optimizer"):
-        interop.nnx.load(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), ())
+        interop.nnx.load(dense(2, 3), ())

@@ -1,5 +1,8 @@
 """States of `optax.rmsprop`, alone and in what Optax wraps around it, as files give them back."""
 
+import functools
+import itertools
+
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from oracles import QUICK
 
 from rmsprop_jax import dialects
 from rmsprop_jax.interop import optax as interop
@@ -40,12 +44,15 @@ WRAPPERS = {
         optax.masked(optax.add_decayed_weights(1e-2), MASK), optax.chain(make(SCHEDULE, **OPTIONS))
     ),
 }
+for momentum, centered, corrected in itertools.product((None, 0.9), (False, True), (False, True)):
+    options = {"momentum": momentum, "centered": centered, "bias_correction": corrected}
+    WRAPPERS[str(options)] = functools.partial(lambda make, o: make(SCHEDULE, **o), o=options)
 
 
 def stepper(txs):
     """A function that goes on with all of them, in one program."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, states, grads):
         new = {n: tx.update(grads[n], states[n], params[n]) for n, tx in txs.items()}
         updates, states = ({n: both[i] for n, both in new.items()} for i in range(2))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import QUICK
 from real_checkpoints import STEPS, family, gradient
 
 from rmsprop_jax import dialects, storage
@@ -81,10 +82,7 @@ def grads(named, still, step):
     return {n: one(n, np.asarray(x)) for n, x in named.items()}
 
 
-# Small programs that run a few times: compiling them is all that takes time.
-@functools.partial(
-    jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
-)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def update(tx, params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state

@@ -1,6 +1,5 @@
 """Export, import, export again: the second export is the first, bit for bit."""
 
-import functools
 import itertools
 
 import jax
@@ -194,35 +193,6 @@ def test_optax(options, lr):
     loaded = interop.optax.load(tx, first, params, count=7)
     near(state, loaded)
     assert bits(first) == bits(interop.optax.dump(tx, loaded, params))
-
-
-def test_optax_goes_on():
-    """3 steps in Optax, 3 here, 3 in Optax are 9 in Optax; all options in one program."""
-    options = grid(momentum=(None, 0.9), centered=SWITCH, bias_correction=SWITCH)
-    theirs, ours = (
-        tuple(make(SCHEDULE, **o) for o in options) for make in (optax.rmsprop, dialects.optax)
-    )
-    grads = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def go_on(txs, params, states, grads):
-        for g in grads:
-            pairs = [tx.update(g, *own) for tx, *own in zip(txs, states, params, strict=True)]
-            updates, states = zip(*pairs, strict=True)
-            params = optax.apply_updates(params, updates)
-        return params, states
-
-    # The first variance is 0, where Optax has what the rounding of 0 leaves: begin at the second.
-    with jax.numpy_dtype_promotion("standard"):
-        start = (jnp.ones(5),) * len(options)
-        start, begun = go_on(theirs, start, [tx.init(jnp.ones(5)) for tx in theirs], grads[:3])
-        there, _ = go_on(theirs, start, begun, grads[3:])
-        load = lambda tx, state: interop.optax.load(tx, state, jnp.ones(5), count=3)
-        here, states = go_on(ours, start, list(map(load, ours, begun)), grads[3:6])
-        back = list(map(interop.optax.dump, ours, states, here))
-        here, _ = go_on(theirs, here, back, grads[6:])
-    for x, y, o in zip(here, there, options, strict=True):
-        np.testing.assert_allclose(x, y, 1e-4 if o["centered"] else 1e-5)
 
 
 def test_moments_are_inverse():

@@ -10,6 +10,7 @@ Each function named after a family returns its cases by kind, in the form that
 """
 
 import argparse
+import contextlib
 import copy
 import functools
 import gzip
@@ -34,6 +35,17 @@ from real_checkpoints import FOLDER, STEPS, encode, gradient
 
 SETTINGS = {"lr": 0.03, "alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
 DECAYED = {"weight_decay": 0.125, **SETTINGS}
+
+
+def case_of(train, save, weights, between=None, **more):
+    """A case: STEPS updates, the checkpoint, and as many updates more."""
+    train(0)
+    checkpoint, before = save(), weights()
+    if between:
+        between()
+    train(STEPS)
+    after = {"later": save(), "final": weights()}
+    return {"checkpoint": checkpoint, "weights": before, **after, "still": [], **more}
 
 
 # PyTorch
@@ -97,34 +109,27 @@ def model():
 
 
 def run(net, optimizer, still=(), still_later=None, each=None, save=None, between=None, **more):
-    """A case: STEPS updates, the checkpoint, and as many updates more."""
+    """A case of a model of PyTorch's."""
     save = save or (lambda: optimizer.state_dict())
+    still_later = still if still_later is None else still_later
+    rates = {}
 
-    def train(start, still):
-        rates = []
+    def train(start):
+        rates[start] = []
         for step in range(start, start + STEPS):
-            set_gradients(net, step, still)
-            rates.append([float(g["lr"]) for g in optimizer.param_groups])
+            set_gradients(net, step, still_later if start else still)
+            rates[start].append([float(g["lr"]) for g in optimizer.param_groups])
             optimizer.step()
             if each:
                 each(step)
-        return rates
 
-    weights = lambda: {n: plain(p) for n, p in net.named_parameters()}
-    train(0, still)
-    checkpoint, before = plain(copy.deepcopy(save())), weights()
-    if between:
-        between()
-    rates = train(STEPS, still if still_later is None else still_later)
-    return {
-        "checkpoint": checkpoint,
-        "weights": before,
-        "later": plain(save()),
-        "final": weights(),
-        "still": list(still if still_later is None else still_later),
-        "rates": rates,
-        **more,
-    }
+    case = case_of(
+        train,
+        save=lambda: plain(copy.deepcopy(save())),
+        weights=lambda: {n: plain(p) for n, p in net.named_parameters()},
+        between=between,
+    )
+    return {**case, "still": list(still_later), "rates": rates[STEPS], **more}
 
 
 def fresh(make, net=None, save=None, **options):
@@ -296,55 +301,35 @@ def wholes():
             from real_checkpoints import scale, target
 
             step = int(batch)
-            terms = [
-                scale(n)
-                / 2
-                * (p - torch.from_numpy(target(n, tuple(p.shape), step))).square().sum()
-                for n, p in self.named_parameters()
-            ]
-            return torch.stack(terms).sum()
+            far = lambda n, p: p - torch.from_numpy(target(n, tuple(p.shape), step))
+            named = self.named_parameters()
+            return torch.stack([scale(n) / 2 * far(n, p).square().sum() for n, p in named]).sum()
 
         def configure_optimizers(self):
             return torch.optim.RMSprop(self.parameters(), **SETTINGS)
 
     with tempfile.TemporaryDirectory() as folder:
-        module = Module()
         data = torch.utils.data.DataLoader(torch.arange(2 * STEPS), batch_size=1)
-        trainer = lambda steps: lightning.Trainer(
-            max_steps=steps,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            default_root_dir=folder,
-        )
-        runs = {}
+        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        kept = "state_dict optimizer_states global_step pytorch-lightning_version epoch loops"
+        runs = []
         for steps in (STEPS, 2 * STEPS):
-            module = Module()
-            fitting = trainer(steps)
-            fitting.fit(module, data)
-            fitting.save_checkpoint(f"{folder}/{steps}.ckpt")
-            runs[steps] = torch.load(f"{folder}/{steps}.ckpt", weights_only=True)
-        keep = lambda c: plain(
-            {
-                k: c[k]
-                for k in (
-                    "state_dict",
-                    "optimizer_states",
-                    "global_step",
-                    "pytorch-lightning_version",
-                    "epoch",
-                    "loops",
-                    "lr_schedulers",
-                )
-            }
-        )
+            trainer = lightning.Trainer(
+                max_steps=steps,
+                accelerator="cpu",
+                default_root_dir=folder,
+                **dict.fromkeys(quiet, False),
+            )
+            trainer.fit(Module(), data)
+            trainer.save_checkpoint(f"{folder}/{steps}.ckpt")
+            saved = torch.load(f"{folder}/{steps}.ckpt", weights_only=True)
+            runs.append(plain({k: saved[k] for k in [*kept.split(), "lr_schedulers"]}))
+        checkpoint, later = runs
         cases["lightning"] = {
-            "checkpoint": keep(runs[STEPS]),
-            "weights": plain(dict(runs[STEPS]["state_dict"])),
-            "later": keep(runs[2 * STEPS]),
-            "final": plain(dict(runs[2 * STEPS]["state_dict"])),
+            "checkpoint": checkpoint,
+            "weights": dict(checkpoint["state_dict"]),
+            "later": later,
+            "final": dict(later["state_dict"]),
             "still": [],
         }
 
@@ -428,15 +413,9 @@ def timm():
 # Stable-Baselines3 and bitsandbytes
 
 
-def stable_baselines3():
-    """`A2C.save`'s zip file, read as its documentation says, with each optimizer."""
-    import io
-    import zipfile
-
+def idle_environment():
+    """An environment in which nothing ever happens."""
     import gymnasium
-    import torch
-    from stable_baselines3 import A2C, PPO
-    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
     class Env(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
@@ -448,37 +427,33 @@ def stable_baselines3():
         def step(self, action):
             return np.zeros(3, np.float32), 0.0, True, False, {}
 
-    def policy(optimizer_class=None, **kwargs):
-        return {
-            "net_arch": [4],
-            **({} if optimizer_class is None else {"optimizer_class": optimizer_class}),
-            **({"optimizer_kwargs": kwargs} if kwargs else {}),
-        }
+    return Env()
 
+
+def stable_baselines3():
+    """`A2C.save`'s zip file, read as its documentation says, with each optimizer."""
+    import io
+    import zipfile
+
+    import torch
+    from stable_baselines3 import A2C, PPO
+    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+    def agent_of(algorithm, optimizer=None, kwargs=None, **options):
+        """A small agent; without an optimizer it has that of the algorithm."""
+        policy = {"net_arch": [4]}
+        policy |= {"optimizer_class": optimizer} if optimizer else {}
+        policy |= {"optimizer_kwargs": kwargs} if kwargs else {}
+        return algorithm("MlpPolicy", idle_environment(), seed=0, policy_kwargs=policy, **options)
+
+    settings = {"alpha": 0.875, "eps": 1e-3, "momentum": 0.75, "centered": True}
+    batches = {"n_steps": 8, "batch_size": 8}
     agents = {
-        "a2c": lambda: A2C("MlpPolicy", Env(), seed=0, policy_kwargs=policy()),
-        "a2c_tf_like": lambda: A2C(
-            "MlpPolicy", Env(), seed=0, policy_kwargs=policy(RMSpropTFLike, eps=1e-5)
-        ),
-        "tf_like_momentum": lambda: A2C(
-            "MlpPolicy",
-            Env(),
-            seed=0,
-            policy_kwargs=policy(
-                RMSpropTFLike, alpha=0.875, eps=1e-3, momentum=0.75, centered=True
-            ),
-        ),
-        "tf_like_weight_decay": lambda: A2C(
-            "MlpPolicy", Env(), seed=0, policy_kwargs=policy(RMSpropTFLike, weight_decay=0.125)
-        ),
-        "ppo": lambda: PPO(
-            "MlpPolicy",
-            Env(),
-            seed=0,
-            n_steps=8,
-            batch_size=8,
-            policy_kwargs=policy(torch.optim.RMSprop, momentum=0.75),
-        ),
+        "a2c": lambda: agent_of(A2C),
+        "a2c_tf_like": lambda: agent_of(A2C, RMSpropTFLike, {"eps": 1e-5}),
+        "tf_like_momentum": lambda: agent_of(A2C, RMSpropTFLike, settings),
+        "tf_like_weight_decay": lambda: agent_of(A2C, RMSpropTFLike, {"weight_decay": 0.125}),
+        "ppo": lambda: agent_of(PPO, torch.optim.RMSprop, {"momentum": 0.75}, **batches),
     }
     cases = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -526,6 +501,10 @@ def keras_net(keras, layers=2, width=4):
     return net
 
 
+def config_of(optimizer):
+    return json.loads(json.dumps(optimizer.get_config(), default=float))
+
+
 def targets(net, step, scale=1.0, name=lambda v: v.path, trainable=None):
     """The gradients of a model's variables."""
     variables = net.trainable_variables if trainable is None else trainable
@@ -559,40 +538,37 @@ def keras():
             grads = targets(net, step, trainable=variables)
             optimizer.apply([tf.constant(g * factor()) for g in grads], variables)
 
-    def case(net, optimizer, save, factor=lambda: 1.0, **more):
+    def case(net, optimizer, save=None, factor=lambda: 1.0):
         optimizer.build(net.trainable_variables)
-        train(optimizer, net, 0, factor=factor)
-        weights = lambda: {v.path: np.array(v) for v in net.trainable_variables}
-        checkpoint, before = save(), weights()
-        train(optimizer, net, STEPS, factor=factor)
-        return {
-            "checkpoint": checkpoint,
-            "weights": before,
-            "later": save(),
-            "final": weights(),
-            "still": [],
-            "config": json.loads(json.dumps(optimizer.get_config(), default=float)),
-            **more,
-        }
+        return case_of(
+            lambda start: train(optimizer, net, start, factor=factor),
+            save or (lambda: state(optimizer)),
+            weights=lambda: {v.path: np.array(v) for v in net.trainable_variables},
+            config=config_of(optimizer),
+        )
 
-    def make(net=None, **options):
+    def make(net=None, rate=0.03, **options):
         net = net or keras_net(keras)
-        return net, keras.optimizers.RMSprop(0.03, **settings, **options)
+        return net, keras.optimizers.RMSprop(rate, **settings, **options)
 
-    net, optimizer = make()
-    cases["by_path"] = case(net, optimizer, lambda: state(optimizer))
-    net, optimizer = make(weight_decay=0.125, clipnorm=0.5)
-    cases["weight_decay_clipnorm"] = case(net, optimizer, lambda: state(optimizer))
+    def scaled():
+        """In half precision, with a loss that is scaled."""
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        net, inner = make()
+        keras.mixed_precision.set_global_policy("float32")
+        optimizer = keras.optimizers.LossScaleOptimizer(inner)
+        return net, optimizer, lambda: float(optimizer.dynamic_scale)
+
+    cases["by_path"] = case(*make())
+    cases["weight_decay_clipnorm"] = case(*make(weight_decay=0.125, clipnorm=0.5))
     net = keras_net(keras)
     rate = keras.optimizers.schedules.ExponentialDecay(0.03, 1, 0.9)
-    optimizer = keras.optimizers.RMSprop(rate, **settings)
-    cases["schedule"] = case(net, optimizer, lambda: state(optimizer))
+    cases["schedule"] = case(*make(net, rate))
     with tempfile.TemporaryDirectory() as folder:
         net, optimizer = make(keras_net(keras, 12, 3))
         net.compile(optimizer, "mse")
-        cases["weights_h5"] = case(
-            net, optimizer, lambda: in_file(net, f"{folder}/model.weights.h5")
-        )
+        path = f"{folder}/model.weights.h5"
+        cases["weights_h5"] = case(net, optimizer, lambda: in_file(net, path))
         net, optimizer = make()
         net.compile(optimizer, "mse")
 
@@ -606,27 +582,17 @@ def keras():
                 return {k: x[()] for k, x in file["optimizer/vars"].items()}
 
         cases["keras_archive"] = case(net, optimizer, archive)
-        keras.mixed_precision.set_global_policy("mixed_float16")
-        net, inner = make()
-        keras.mixed_precision.set_global_policy("float32")
-        optimizer = keras.optimizers.LossScaleOptimizer(inner)
-        factor = lambda: float(optimizer.dynamic_scale)
-        cases["mixed_float16"] = case(net, optimizer, lambda: state(optimizer), factor)
-        keras.mixed_precision.set_global_policy("mixed_float16")
-        net, inner = make()
-        keras.mixed_precision.set_global_policy("float32")
-        optimizer = keras.optimizers.LossScaleOptimizer(inner)
+        net, optimizer, factor = scaled()
+        cases["mixed_float16"] = case(net, optimizer, factor=factor)
+        net, optimizer, factor = scaled()
         net.compile(optimizer, "mse")
-        cases["mixed_float16_h5"] = case(
-            net, optimizer, lambda: in_file(net, f"{folder}/mixed.weights.h5"), factor
-        )
-    net, optimizer = make(use_ema=True)
-    cases["ema"] = case(net, optimizer, lambda: state(optimizer))
-    net, optimizer = make(gradient_accumulation_steps=2)
-    cases["accumulation"] = case(net, optimizer, lambda: state(optimizer))
+        path = f"{folder}/mixed.weights.h5"
+        cases["mixed_float16_h5"] = case(net, optimizer, lambda: in_file(net, path), factor)
+    cases["ema"] = case(*make(use_ema=True))
+    cases["accumulation"] = case(*make(gradient_accumulation_steps=2))
     net, optimizer = make()
     net.layers[0].trainable = False
-    cases["frozen"] = case(net, optimizer, lambda: state(optimizer))
+    cases["frozen"] = case(net, optimizer)
     return cases, ("keras", "tensorflow-cpu", "h5py")
 
 
@@ -662,20 +628,12 @@ def tensorflow():
                 optimizers.append((second, "critic/"))
             step = v1.train.get_or_create_global_step()
 
-            def build():
-                return [
-                    o.apply_gradients(
-                        [(fed[n], v) for n, v in variables.items() if n.startswith(prefix)],
-                        global_step=step if i == 0 else None,
-                    )
-                    for i, (o, prefix) in enumerate(optimizers)
-                ]
-
-            if scope:
-                with v1.variable_scope(scope):
-                    update = build()
-            else:
-                update = build()
+            update = []
+            with v1.variable_scope(scope) if scope else contextlib.nullcontext():
+                for optimizer, prefix in optimizers:
+                    pairs = [(fed[n], v) for n, v in variables.items() if n.startswith(prefix)]
+                    counted = None if update else step
+                    update.append(optimizer.apply_gradients(pairs, global_step=counted))
             saver = v1.train.Saver()
             with v1.Session() as session:
                 session.run(v1.global_variables_initializer())
@@ -702,28 +660,27 @@ def tensorflow():
     tf1("saver_scope", scope="train", momentum=0.75, centered=True)
     tf1("saver_two_optimizers", two=True, momentum=0.75)
 
-    def eager(net, optimizer, apply, save, settings, name, between=None):
-        def train(start):
-            for t in range(start, start + STEPS):
-                gs = targets(net, t, name=name)
-                apply(
-                    [(tf.constant(g), v) for g, v in zip(gs, net.trainable_variables, strict=True)]
-                )
+    own = lambda v: v.name
 
-        weights = lambda: {name(v): np.array(v) for v in net.trainable_variables}
-        train(0)
-        if between:
-            between()
-        checkpoint, before = save(), weights()
-        train(STEPS)
-        return {
-            "checkpoint": checkpoint,
-            "weights": before,
-            "later": save(),
-            "final": weights(),
-            "still": [],
-            "settings": settings,
-        }
+    def apply(net, optimizer, step):
+        pairs = zip(targets(net, step, name=own), net.trainable_variables, strict=True)
+        optimizer.apply_gradients([(tf.constant(g), v) for g, v in pairs])
+
+    def eager(net, optimizer, save, settings=None):
+        def train(start):
+            for step in range(start, start + STEPS):
+                apply(net, optimizer, step)
+
+        weights = lambda: {v.name: np.array(v) for v in net.trainable_variables}
+        return case_of(train, save, weights, settings=settings or config_of(optimizer))
+
+    def legacy():
+        return tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+
+    def current(net):
+        optimizer = tf_keras.optimizers.RMSprop(0.03, **settings)
+        optimizer.build(net.trainable_variables)
+        return optimizer
 
     def net():
         tf_keras.backend.clear_session()
@@ -738,110 +695,52 @@ def tensorflow():
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def object_checkpoint(kind, model, optimizer, settings):
+        def object_checkpoint(kind, model, optimizer, settings=None):
             writer = tf.train.Checkpoint(model=model, optimizer=optimizer)
             save = lambda: read(writer.write(f"{folder}/{kind}"))
-            cases[kind] = eager(
-                model,
-                optimizer,
-                optimizer.apply_gradients,
-                save,
-                settings,
-                name=lambda v: v.name,
-            )
-            saved = cases[kind]["checkpoint"]
-            weights = cases[kind]["weights"]
+            case = eager(model, optimizer, save, settings)
             suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-            key_of = {}
-            for n, x in weights.items():
-                same = [
-                    k.removesuffix(suffix)
-                    for k, y in saved.items()
-                    if k.startswith("model/")
-                    and "OPTIMIZER_SLOT" not in k
-                    and np.array_equal(x, y)
-                    and "variables/" not in k
-                ]
-                key_of[n] = same[0]
-            cases[kind]["keys"] = key_of
+            of_model = {
+                key.removesuffix(suffix): x
+                for key, x in case["checkpoint"].items()
+                if key.startswith("model/")
+                and "OPTIMIZER_SLOT" not in key
+                and "variables/" not in key
+            }
+            key_of = lambda x: next(key for key, y in of_model.items() if np.array_equal(x, y))
+            cases[kind] = {**case, "keys": {n: key_of(x) for n, x in case["weights"].items()}}
 
         model = net()
         tf1_settings = {"learning_rate": 0.03, **first, "momentum": 0.75, "centered": True}
-        object_checkpoint(
-            "object_tensorflow1",
-            model,
-            tf.compat.v1.train.RMSPropOptimizer(**tf1_settings),
-            tf1_settings,
-        )
+        optimizer = tf.compat.v1.train.RMSPropOptimizer(**tf1_settings)
+        object_checkpoint("object_tensorflow1", model, optimizer, tf1_settings)
+        object_checkpoint("object_legacy", net(), legacy())
         model = net()
-        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
-        object_checkpoint("object_legacy", model, optimizer, optimizer_config(optimizer))
-        model = net()
-        optimizer = tf_keras.optimizers.RMSprop(0.03, **settings)
-        optimizer.build(model.trainable_variables)
-        object_checkpoint("object_tf_keras", model, optimizer, optimizer_config(optimizer))
+        object_checkpoint("object_tf_keras", model, current(model))
 
         # tf_keras in memory, which `interop.keras` reads
-        by_name = lambda o: {v.name: np.array(v) for v in o.variables()}
-        model = net()
-        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
-        cases["legacy"] = eager(
-            model,
-            optimizer,
-            optimizer.apply_gradients,
-            lambda: by_name(optimizer),
-            optimizer_config(optimizer),
-            lambda v: v.name,
-        )
+        def in_memory(model, optimizer):
+            return eager(
+                model, optimizer, lambda: {v.name: np.array(v) for v in optimizer.variables()}
+            )
+
+        model, optimizer = net(), legacy()
+        cases["legacy"] = in_memory(model, optimizer)
         model.compile(optimizer, "mse")
         model.save(f"{folder}/legacy.h5")
         model = tf_keras.models.load_model(f"{folder}/legacy.h5")
-        optimizer = model.optimizer
-        cases["legacy_loaded"] = eager(
-            model,
-            optimizer,
-            optimizer.apply_gradients,
-            lambda: by_name(optimizer),
-            optimizer_config(optimizer),
-            lambda v: v.name,
-        )
-        model, old = net(), net()
-        trained = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
-        trained.apply_gradients(
-            [
-                (tf.constant(g), v)
-                for g, v in zip(
-                    targets(old, 0, name=lambda v: v.name), old.trainable_variables, strict=True
-                )
-            ]
-        )
+        cases["legacy_loaded"] = in_memory(model, model.optimizer)
+        model, old, trained = net(), net(), legacy()
+        apply(old, trained, 0)
         path = tf.train.Checkpoint(model=old, optimizer=trained).write(f"{folder}/restored")
-        optimizer = tf_keras.optimizers.legacy.RMSprop(0.03, **settings)
+        optimizer = legacy()
         tf.train.Checkpoint(model=model, optimizer=optimizer).read(path)
-        cases["legacy_restored"] = eager(
-            model,
-            optimizer,
-            optimizer.apply_gradients,
-            lambda: by_name(optimizer),
-            optimizer_config(optimizer),
-            lambda v: v.name,
-        )
+        cases["legacy_restored"] = in_memory(model, optimizer)
         model = net()
-        optimizer = tf_keras.optimizers.RMSprop(0.03, **settings)
-        optimizer.build(model.trainable_variables)
-        cases["tf_keras"] = eager(
-            model,
-            optimizer,
-            optimizer.apply_gradients,
-            lambda: {v.name: np.array(v) for v in optimizer.variables},
-            optimizer_config(optimizer),
-            lambda v: v.name,
-        )
+        optimizer = current(model)
+        save = lambda: {v.name: np.array(v) for v in optimizer.variables}
+        cases["tf_keras"] = eager(model, optimizer, save)
     return cases, ("tensorflow-cpu", "tf_keras")
-
-
-def optimizer_config(optimizer):
-    return json.loads(json.dumps(optimizer.get_config(), default=float))
 
 
 def files():
@@ -862,16 +761,10 @@ def files():
     both = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     torch.save(both, folder / "pytorch.pt")
 
-    import gymnasium
     from stable_baselines3 import A2C
 
-    class Env(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-        action_space = gymnasium.spaces.Discrete(2)
-
-    agent = A2C(
-        "MlpPolicy", Env(), policy_kwargs={"net_arch": [4], "optimizer_class": RMSpropTFLike}
-    )
+    policy = {"net_arch": [4], "optimizer_class": RMSpropTFLike}
+    agent = A2C("MlpPolicy", idle_environment(), policy_kwargs=policy)
     for step in range(STEPS):
         set_gradients(agent.policy, step)
         agent.policy.optimizer.step()

@@ -4,7 +4,6 @@ import functools
 import gzip
 import hashlib
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
+from digits import REAL, real_mnist
 
 from rmsprop_jax.examples import data
 
@@ -21,13 +21,8 @@ from rmsprop_jax.examples import data
 compress = functools.partial(gzip.compress, mtime=0)
 
 ROOT = Path(__file__).parents[2]
-REAL = Path(os.environ.get("MNIST_DIR") or ROOT.parent / "shared" / "mnist")
 NAMES = tuple(data.SHA256)
 FIRST = f"{NAMES[0]}.gz"
-real_mnist = pytest.mark.skipif(
-    not all((REAL / f"{name}.gz").is_file() for name in NAMES),
-    reason="needs the four MNIST files in MNIST_DIR or ../shared/mnist",
-)
 
 
 def idx(array):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from digits import REAL, real_mnist
 
-from rmsprop_jax.examples import mnist
+from rmsprop_jax.examples import data, mnist
 
 
 def printed(out):
@@ -62,8 +62,12 @@ def test_accuracy(seed, capsys):
 
 def test_cnn_learns(capsys):
     with jax.default_prng_impl("rbg"):  # JAX's own random numbers take long to compile
-        mnist.train("cnn", 12, 479, 3e-3, dataset="digits")
-    assert float(printed(capsys.readouterr().out)[-1][1]) > 80
+        model = mnist.train("cnn", 12, 479, 3e-3, dataset="digits")
+    accuracy = float(printed(capsys.readouterr().out)[-1][1])
+    assert accuracy > 80
+    model.eval()
+    test_set = data.load("digits")[-2:]
+    assert accuracy == pytest.approx(100 * float(mnist.accuracy(model, *test_set)), abs=0.01)
 
 
 @pytest.mark.nightly

@@ -81,6 +81,11 @@ def test_same_as_numpy(base):
     assert_same_as_numpy(base)  # with a short last batch
 
 
+def test_batches():
+    np.testing.assert_array_equal(training.batches(np.arange(5), 3), [[0, 1, 2], [3, 4, -1]])
+    np.testing.assert_array_equal(training.batches(np.arange(3), 5), [[0, 1, 2]])
+
+
 def test_padding_does_not_reach_the_model():
     """BatchNorm sees the real images only, and so do the logits, in training too."""
     images = data.load("digits").train_images[:16].astype(np.float32) / np.float32(255)
@@ -109,9 +114,9 @@ def test_padding_does_not_reach_the_model():
 @pytest.mark.parametrize(
     ("model", "enough"), [("mlp", 0.88), pytest.param("cnn", 0.85, marks=pytest.mark.nightly)]
 )
+@pytest.mark.usefixtures("compiled_quickly")
 def test_models_learn_and_predict(model, enough):
-    # JAX's own random numbers take long to compile.
-    with jax.numpy_dtype_promotion("strict"), jax.default_prng_impl("rbg"):
+    with jax.numpy_dtype_promotion("strict"):
         result = train(dataclasses.replace(DIGITS, model=model, epochs=8))
     assert [epoch.epoch for epoch in result.history] == list(range(1, 9))
     assert result.history[-1].test_accuracy >= enough
@@ -162,15 +167,16 @@ def test_defaults_given_are_defaults_left_out(base):
 
 
 def test_report_and_picture(tmp_path, monkeypatch, capsys):
-    """And lines above a bar on a terminal; of a run with all images at once."""
+    """And lines above a bar on a terminal; of a run in two steps an epoch."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     report, picture = tmp_path / "a.json", tmp_path / "a.png"
     report.write_text("old")
-    config = dataclasses.replace(DIGITS, epochs=3, batch_size=5000, momentum=0.5)
+    config = dataclasses.replace(DIGITS, epochs=3, batch_size=1000, momentum=0.5)
     result = train(dataclasses.replace(config, schedule="cosine", json=report, plot=picture))
-    rates = [1e-3, 0.75e-3, 0.25e-3, 0]
-    assert_same_as_numpy(result, batch_size=5000, rate=rates.__getitem__, momentum=0.5)
-    assert [epoch.learning_rate for epoch in result.history] == pytest.approx(rates[1:], abs=1e-9)
+    rate = lambda step: 5e-4 * (1 + np.cos(np.pi * step / 6))
+    assert_same_as_numpy(result, batch_size=1000, rate=rate, momentum=0.5)
+    rates = [epoch.learning_rate for epoch in result.history]
+    assert rates == pytest.approx([rate(2), rate(4), 0], abs=1e-9)
     about = json.loads(report.read_text())
     assert about["schema"] == 1
     assert datetime.datetime.fromisoformat(about["date"]).year >= 2026
@@ -227,13 +233,17 @@ def test_json_of_a_run_that_diverged(tmp_path):
     ],
     ids=str,
 )
-def test_the_example_runs_what_it_can(monkeypatch, args, count, given):
+def test_the_example_runs_what_it_can(monkeypatch, capsys, args, count, given):
+    """And says on a terminal what takes so long; the trainer has a bar."""
     ran: list[Any] = []
     fake = functools.wraps(example.train)(lambda **options: ran.append(options))
     monkeypatch.setattr(jax, "local_device_count", lambda: count)
     monkeypatch.setattr(example, "train", fake)
     monkeypatch.setattr(mnist, "train", ran.append)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     commands.mnist(args)
+    said = "compiling the first epoch ...\n" in capsys.readouterr().err
+    assert said == (given is not None)
     (got,) = ran
     assert isinstance(got, Config) if given is None else given.items() <= got.items()
 

@@ -19,7 +19,8 @@ DIGITS_ONLY = ["--dataset", "digits"]
 
 def test_head():
     """A reader that has seen enough ends the command, in silence, the end of Python included."""
-    with command("dialects") as child:
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # so all is written at the end
+    with command("recipes", env=buffered) as child:
         child.stdout.close()
         child.stdout = None
         _, err = child.communicate(timeout=60)

@@ -28,12 +28,6 @@ def test_entry_point():
     assert entry.load() is cli.main
 
 
-def test_help(monkeypatch, capsys):
-    assert ended(monkeypatch, "--help") == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in cli.COMMANDS)
-
-
 @pytest.mark.parametrize(
     ("args", "allowed"),
     [([], ()), (["--help"], ()), (["--version"], ()), (["mnist", "--help"], ("tyro",))],
@@ -51,12 +45,11 @@ def test_help_is_fast(args, allowed):
     )
     line = [sys.executable, "-c", code, *args]
     run = subprocess.run(line, check=True, capture_output=True, text=True)
-    assert ("usage: rmsprop-jax" in run.stdout) == (args != ["--version"])
-
-
-def test_version(monkeypatch, capsys):
-    assert ended(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"rmsprop-jax {importlib.metadata.version('rmsprop_jax')}\n"
+    if args == ["--version"]:
+        assert run.stdout == f"rmsprop-jax {importlib.metadata.version('rmsprop_jax')}\n"
+    else:
+        assert "usage: rmsprop-jax" in run.stdout
+        assert args[:1] == ["mnist"] or all(name in run.stdout for name in cli.COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +177,6 @@ def test_explain(monkeypatch, capsys):
 )
 def test_explain_refuses(monkeypatch, text, message):
     assert message in ended(monkeypatch, "explain", text)
-
-
-def test_runs_the_command(monkeypatch, capsys):
-    run(monkeypatch, "linear-regression", "--steps", "3")
-    assert "closed form" in capsys.readouterr().out
 
 
 def test_dialects_needs_no_extra(monkeypatch, capsys):

@@ -26,6 +26,15 @@ PAGES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Without most of XLA's optimizations, which take longer here than they save."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # other tests in this process have the optimizations
+
+
 def public(module):
     """The functions and classes that a module and the modules in it offer."""
     for name in module.__all__:

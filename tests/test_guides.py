@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from real_checkpoints import FOLDER, family
-from test_docs import ROOT
+from test_docs import ROOT, compiled_quickly  # noqa: F401
 
 import rmsprop_jax
 from rmsprop_jax import explain, interop, recipes

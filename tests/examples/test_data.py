@@ -4,7 +4,6 @@ import functools
 import gzip
 import hashlib
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
+from digits import REAL, real_mnist
 
 from rmsprop_jax.examples import data
 
@@ -21,13 +21,8 @@ from rmsprop_jax.examples import data
 compress = functools.partial(gzip.compress, mtime=0)
 
 ROOT = Path(__file__).parents[2]
-REAL = Path(os.environ.get("MNIST_DIR") or ROOT.parent / "shared" / "mnist")
 NAMES = tuple(data.SHA256)
 FIRST = f"{NAMES[0]}.gz"
-real_mnist = pytest.mark.skipif(
-    not all((REAL / f"{name}.gz").is_file() for name in NAMES),
-    reason="needs the four MNIST files in MNIST_DIR or ../shared/mnist",
-)
 
 
 def idx(array):
@@ -106,6 +101,7 @@ def bad(kind, files):
     }[kind]
 
 
+NOWHERE = "http://127.0.0.1:9/"
 KINDS = ("403", "500", "cut off", "short", "html", "bad hash")
 
 
@@ -268,7 +264,7 @@ def test_download_then_offline(fakes, cache, serve, monkeypatch, capfd):
     assert_is(data.load("mnist"), arrays)
     assert asked == list(files)  # not asked again
 
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr(data, "MIRRORS", (NOWHERE,))
     assert_is(data.load("auto"), arrays)
     assert capfd.readouterr() == ("", "")
 
@@ -293,10 +289,12 @@ def test_each_mirror_has_a_half(fakes, serve, monkeypatch):
     assert_is(data.load("mnist"), arrays)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_good_mirror(fakes, cache, serve, monkeypatch, kind):
+@pytest.mark.parametrize("kind", [*KINDS, "no network"])
+def test_no_good_mirror(fakes, cache, serve, monkeypatch, capfd, kind):
+    """An error that names all there is to do; or scikit-learn's digits, and a line that says so."""
     files, _ = fakes
-    mirrors, asked = zip(*[serve(bad(kind, files)) for _ in range(2)], strict=True)
+    served = [serve(bad(kind, files)) if kind in KINDS else (NOWHERE, [FIRST]) for _ in range(2)]
+    mirrors, asked = zip(*served, strict=True)
     monkeypatch.setattr(data, "MIRRORS", mirrors)
     with pytest.raises(OSError, match="MNIST could not be downloaded") as caught:
         data.load("mnist")
@@ -311,6 +309,16 @@ def test_no_good_mirror(fakes, cache, serve, monkeypatch, kind):
         assert message.count(f"{kind} ") >= 2
     assert list(asked) == [[FIRST], [FIRST]]  # once a file can't be had, the others aren't tried
     assert not list(cache.iterdir())
+
+    assert capfd.readouterr() == ("", "")
+    got = data.load()
+    assert "NOT MNIST" in got.name
+    assert got.train_images.shape == (1437, 8, 8)
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"MNIST could not be downloaded ({FIRST}: ")
+    assert "digits" in err
+    assert "ConnectionError" in err or kind != "no network"
 
 
 def test_damaged_cache_is_repaired_or_not_used(fakes, cache, serve, monkeypatch):
@@ -333,7 +341,7 @@ def test_damaged_cache_is_repaired_or_not_used(fakes, cache, serve, monkeypatch)
 def test_unusable_cache_directory(cache, monkeypatch):
     cache.parent.mkdir()
     cache.write_bytes(b"a file where the directory should be")
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr(data, "MIRRORS", (NOWHERE,))
     with pytest.raises(OSError, match="could not be downloaded"):
         data.load("mnist")
 
@@ -345,22 +353,6 @@ def test_progress_on_a_terminal(fakes, serve, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert_is(data.load("mnist"), arrays)
     assert "100%" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "no network"])
-def test_auto_falls_back_to_digits(fakes, serve, monkeypatch, capfd, kind):
-    files, _ = fakes
-    mirror = "http://127.0.0.1:9/" if kind == "no network" else serve(bad(kind, files))[0]
-    monkeypatch.setattr(data, "MIRRORS", (mirror,))
-    got = data.load()
-    assert "NOT MNIST" in got.name
-    assert got.train_images.shape == (1437, 8, 8)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith(f"MNIST could not be downloaded ({FIRST}: ")
-    assert "digits" in err
-    assert "ConnectionError" in err or kind != "no network"
 
 
 # Digits, arguments, imports.

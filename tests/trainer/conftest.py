@@ -7,3 +7,11 @@ def promotion():
     """Optax's Adam and reduce_on_plateau don't run under strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def compiled_quickly():
+    """Without most of XLA's optimizations; what `train` compiles is used by no other test."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,25 +1,16 @@
 """What the tests of the trainer share."""
 
 import dataclasses
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pytest
 from flax import nnx
 
-from rmsprop_jax.examples import data
 from rmsprop_jax.trainer.options import Config
 
-REAL = Path(os.environ.get("MNIST_DIR") or Path(__file__).parents[3] / "shared" / "mnist")
-real_mnist = pytest.mark.skipif(
-    not all((REAL / f"{name}.gz").is_file() for name in data.SHA256),
-    reason="needs the four MNIST files in MNIST_DIR or ../shared/mnist",
-)
 DIGITS = Config(dataset="digits", epochs=2, devices=1)
 NAME = "scikit-learn digits (8x8, NOT MNIST)"
 

@@ -3,21 +3,21 @@
 `test_train_killed.py` has more of the first: processes killed at random moments.
 """
 
+import contextlib
 import dataclasses
 import gc
 import json
-import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from runs import DIGITS, NAME, Tiny, assert_identical, command, results
+from runs import DIGITS, NAME, Tiny, assert_identical
 
 from rmsprop_jax import cli
 from rmsprop_jax.examples import data
@@ -44,6 +44,7 @@ MOMENTS = {  # operation and path, and the last epoch that is safe
 }
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_cut_off_and_resumed(tmp_path, monkeypatch, capsys):
     """Dropout, running averages, the plateau and all accumulators go on as if nothing had been."""
     monkeypatch.setitem(models.MODELS, "cnn", Tiny)
@@ -235,44 +236,50 @@ def test_going_on_from_an_older_one(saved, three, tmp_path, capsys):
 # In use.
 
 
-def test_a_directory_in_use_is_refused_until_its_run_is_killed(tmp_path):
-    config = dataclasses.replace(DIGITS, epochs=1_000_000, save=tmp_path)
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}  # sums as here
-    with command("mnist", config, env=env) as child:
-        assert child.stdout.readline().startswith(f"{NAME}: epoch 1/")
-        message = rf"{tmp_path} is in use by another run, process {child.pid} on "
-        for save, resume in ((tmp_path, None), (None, tmp_path), (tmp_path / "x", tmp_path)):
+def test_a_directory_in_use_is_refused_until_its_run_is_killed(saved, three, tmp_path):
+    directory = shutil.copytree(saved, tmp_path / "run")
+    code = (
+        "import pathlib, sys; from rmsprop_jax.trainer.checkpoints import Store\n"
+        "with Store(None, pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    line, pipe = [sys.executable, "-c", code, str(directory)], subprocess.PIPE
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"locked\n"
+        message = rf"{directory} is in use by another run, process {child.pid} on "
+        for save, resume in ((directory, None), (None, directory), (tmp_path / "x", directory)):
             with pytest.raises(ValueError, match=message):
-                train(dataclasses.replace(config, save=save, resume=resume))
+                train(dataclasses.replace(DIGITS, save=save, resume=resume))
         child.kill()
-        printed = 1 + child.stdout.read().count("\n")
-    done = max(saved_epochs(tmp_path))
-    assert printed <= done
-    config = dataclasses.replace(config, save=None, epochs=done + 1)
-    result = train(dataclasses.replace(config, resume=tmp_path))
-    assert results(result) == results(train(config))
+    assert_identical(train(dataclasses.replace(DIGITS, epochs=3, resume=directory)), three)
 
 
 # No room. A limit on the size of files stands for a full disk.
 
 
-def test_no_room(tmp_path):
+@contextlib.contextmanager
+def little_room():
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_no_room(tmp_path):
     run, file = tmp_path / "run", tmp_path / "a.json"
-    with Store(run, None) as store:
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-            for path, use in (
-                (run, lambda: store.restore(RUN, STATE)),
-                (run / "1", lambda: store.save(RUN, STATE, [[1, 0.5]])),
-                (file, lambda: options.check_file("json", file)),
-                (file, lambda: reports.write(file, bytes(20_001))),
-            ):
-                with pytest.raises(OSError, match=f"File too large: '{path}'$"):
-                    use()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Store(run, None) as store, little_room():
+        for path, use in (
+            (run, lambda: store.restore(RUN, STATE)),
+            (run / "1", lambda: store.save(RUN, STATE, [[1, 0.5]])),
+            (file, lambda: options.check_file("json", file)),
+            (file, lambda: reports.write(file, bytes(20_001))),
+        ):
+            with pytest.raises(OSError, match=f"File too large: '{path}'$"):
+                use()
     assert names(tmp_path) == ["run"]
     assert names(run) == []
 
@@ -281,19 +288,13 @@ def test_no_room(tmp_path):
     ("option", "name"), [("save", "run"), ("json", "a.json"), ("plot", "a.png")]
 )
 def test_no_room_is_noticed_before_the_training(option, name, tmp_path, monkeypatch):
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = dataclasses.replace(DIGITS, **{option: tmp_path / name})
     monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", *runs.options(config)])
     prepare, epoch = training.prepare, lambda *args: pytest.fail("an epoch began")
     untrained = lambda *args: prepare(*args)._replace(epoch=epoch)
     monkeypatch.setattr(training, "prepare", untrained)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with little_room(), pytest.raises(SystemExit) as ended:
+        cli.main()
     path = tmp_path / name
     assert ended.value.code == f"rmsprop-jax mnist: [Errno 27] File too large: '{path}'"
     assert names(tmp_path) == ["run"] * (option == "save")

@@ -1,4 +1,4 @@
-"""The sweep over hyperparameters: against single runs, cut into chunks, over devices, interrupted.
+"""The sweep over hyperparameters: against NumPy, cut into chunks, over devices, interrupted.
 
 All on scikit-learn's digits. The tests run with 8 devices, over which the sweep is split.
 """
@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import digits
 import jax
 import numpy as np
 import pytest
@@ -78,12 +79,18 @@ def assert_same(one, two):
         ((1e-2, 0.99, 1e-3, 0.5), 1),
     ],
 )
-@pytest.mark.usefixtures("one_device")  # the single run's; 8 take longer
-def test_same_as_a_single_run(small, setting, seed):
-    arguments = dict(zip(sweep.GRID, setting, strict=True))
-    expected = mnist.train(options.Config(dataset="digits", epochs=2, seed=seed, **arguments))
+def test_same_as_numpy(small, setting, seed):
+    """As `test_train` has it of single runs."""
+    learning_rate, decay, eps, momentum = setting
+    epochs = digits.regression(
+        2, seed=seed, rate=lambda step: learning_rate, decay=decay, eps=eps, momentum=momentum
+    )
     ours = [row for row in small.rows if settings([row]) == [setting] and row.seed == seed]
-    assert_same(ours, [sweep.Row(*setting, seed, *epoch[:3]) for epoch in expected.history])
+    expected = [
+        sweep.Row(*setting, seed, epoch, loss, accuracy)
+        for epoch, (loss, accuracy, _) in enumerate(epochs, 1)
+    ]
+    assert_same(ours, expected)
 
 
 @pytest.mark.nightly
@@ -197,7 +204,7 @@ def test_plot(run, tmp_path):
 @pytest.mark.parametrize(("ticks", "finished"), [(1, 0), (3, 1)])
 @pytest.mark.usefixtures("one_device")
 def test_interrupt(tmp_path, monkeypatch, capsys, small, ticks, finished):
-    """What the finished chunks of 12 settings found is printed and written."""
+    """What the finished chunks of 5 settings found is printed and written."""
 
     class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def update(self, n=1):
@@ -208,13 +215,13 @@ def test_interrupt(tmp_path, monkeypatch, capsys, small, ticks, finished):
 
     monkeypatch.setattr(sweep, "tqdm", Bar)
     files = {"csv": tmp_path / "a.csv", "plot": tmp_path / "a.png"}
-    result = sweep.sweep(dataclasses.replace(SMALL, chunk=12, **files))
+    result = sweep.sweep(dataclasses.replace(SMALL, chunk=5, **files))
     assert not result.finished
     expected = {row[:6]: row for row in small.rows}
     assert_same(result.rows, [expected[row[:6]] for row in result.rows])
-    assert len(result.rows) == finished * 12 * 2
+    assert len(result.rows) == finished * 5 * 2
     out = capsys.readouterr().out
-    assert f"{NAME}: interrupted, {finished * 12} runs are finished\n" in out
+    assert f"{NAME}: interrupted, {finished * 5} runs are finished\n" in out
     assert ("learning rate" in out) == bool(finished)
     if finished:
         lines = files["csv"].read_text().splitlines()[1:]

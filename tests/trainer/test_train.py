@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import digits
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from digits import REAL, real_mnist
 from flax import nnx
-from runs import DIGITS, NAME, REAL, assert_identical, real_mnist
+from runs import DIGITS, NAME, assert_identical
 
 from rmsprop_jax.examples import data
 from rmsprop_jax.examples import mnist as example
@@ -68,36 +70,25 @@ def test_same_as_pytorch(request):
         assert accuracy == pytest.approx(theirs, abs=3e-4)
 
 
-@pytest.mark.parametrize("batch_size", [100, 5000])  # with a short last batch; all at once
-def test_same_as_numpy(batch_size):
-    config = dataclasses.replace(DIGITS, batch_size=batch_size)
-    ours = train(config)
-    dataset = data.load("digits")
-    x, y = dataset.train_images.reshape(-1, 64) / 255, dataset.train_labels
-    tx, ty = dataset.test_images.reshape(-1, 64) / 255, dataset.test_labels
-    w, nu = np.zeros((65, 10)), np.zeros((65, 10))  # the last row is the bias
-    for epoch, loss, accuracy, *_ in ours.history:
-        order = training.shuffled(config, epoch, len(y)).ravel()
-        order, total = order[order >= 0], 0.0
-        for i in range(0, len(order), batch_size):
-            rows = order[i : i + batch_size]
-            inputs = np.column_stack([x[rows], np.ones(len(rows))])
-            p = np.exp(inputs @ w)
-            p /= p.sum(1, keepdims=True)
-            total -= np.log(p[range(len(rows)), y[rows]]).sum()
-            g = inputs.T @ (p - np.eye(10)[y[rows]]) / len(rows)
-            nu = 0.9 * nu + 0.1 * g**2
-            w -= 1e-3 * g / (np.sqrt(nu) + 1e-8)
-        assert loss == pytest.approx(total / len(y), abs=1e-5)
-        right = (tx @ w[:-1] + w[-1]).argmax(1) == ty
-        assert accuracy == pytest.approx(right.mean(), abs=0.003)  # an image may be on the edge
+def assert_same_as_numpy(result, **options):
+    expected = digits.regression(len(result.history), **options)
+    for ours, (loss, accuracy, _) in zip(result.history, expected, strict=True):
+        assert ours.loss == pytest.approx(loss, abs=1e-5)
+        assert ours.test_accuracy == pytest.approx(accuracy, abs=0.003)  # one on the edge
+
+
+def test_same_as_numpy(base):
+    assert_same_as_numpy(base)  # with a short last batch
+
+
+def test_batches():
+    np.testing.assert_array_equal(training.batches(np.arange(5), 3), [[0, 1, 2], [3, 4, -1]])
+    np.testing.assert_array_equal(training.batches(np.arange(3), 5), [[0, 1, 2]])
 
 
 def test_padding_does_not_reach_the_model():
     """BatchNorm sees the real images only, and so do the logits, in training too."""
-    images = data.load("digits").train_images[:24].astype(np.float32) / np.float32(255)
-    padded = np.concatenate([images, np.full_like(images[:8], 9.0)])
-
+    images = data.load("digits").train_images[:16].astype(np.float32) / np.float32(255)
     new = lambda: MODELS["cnn"](8, 8, rngs=nnx.Rngs(1))
     graphdef, shapes = nnx.split(nnx.eval_shape(new))
     random = np.random.default_rng(0)  # without the time to compile JAX's
@@ -106,12 +97,14 @@ def test_padding_does_not_reach_the_model():
     @jax.jit
     def run(start, images, real):
         model = nnx.merge(graphdef, start)
-        model.dropout.rate = 0.0  # its random numbers are those of a batch of another size
-        logits = model(images, real, nnx.Rngs(0))[:24]
+        model.dropout.rate = 0.0  # each place has random numbers of its own
+        logits = model(images, real, nnx.Rngs(0))[:16]
         return logits, jax.tree.leaves(nnx.state(model, nnx.BatchStat))
 
-    one, own = run(start, images, np.full(24, True))
-    two, others = run(start, padded, np.arange(32) < 24)
+    # The same images twice have the averages that they have once.
+    one, own = run(start, np.concatenate([images, images]), np.full(32, True))
+    padded = np.concatenate([images, np.full_like(images, 9.0)])
+    two, others = run(start, padded, np.arange(32) < 16)
     np.testing.assert_allclose(one, two, atol=1e-6)
     assert len(own) == 4
     for a, b in zip(own, others, strict=True):
@@ -121,6 +114,7 @@ def test_padding_does_not_reach_the_model():
 @pytest.mark.parametrize(
     ("model", "enough"), [("mlp", 0.88), pytest.param("cnn", 0.85, marks=pytest.mark.nightly)]
 )
+@pytest.mark.usefixtures("compiled_quickly")
 def test_models_learn_and_predict(model, enough):
     with jax.numpy_dtype_promotion("strict"):
         result = train(dataclasses.replace(DIGITS, model=model, epochs=8))
@@ -173,12 +167,16 @@ def test_defaults_given_are_defaults_left_out(base):
 
 
 def test_report_and_picture(tmp_path, monkeypatch, capsys):
-    """And lines above a bar on a terminal."""
+    """And lines above a bar on a terminal; of a run in two steps an epoch."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     report, picture = tmp_path / "a.json", tmp_path / "a.png"
     report.write_text("old")
-    config = dataclasses.replace(DIGITS, schedule="cosine", momentum=0.5)
-    result = train(dataclasses.replace(config, json=report, plot=picture))
+    config = dataclasses.replace(DIGITS, epochs=3, batch_size=1000, momentum=0.5)
+    result = train(dataclasses.replace(config, schedule="cosine", json=report, plot=picture))
+    rate = lambda step: 5e-4 * (1 + np.cos(np.pi * step / 6))
+    assert_same_as_numpy(result, batch_size=1000, rate=rate, momentum=0.5)
+    rates = [epoch.learning_rate for epoch in result.history]
+    assert rates == pytest.approx([rate(2), rate(4), 0], abs=1e-9)
     about = json.loads(report.read_text())
     assert about["schema"] == 1
     assert datetime.datetime.fromisoformat(about["date"]).year >= 2026
@@ -189,15 +187,14 @@ def test_report_and_picture(tmp_path, monkeypatch, capsys):
     assert about["versions"]["jax"] == jax.__version__
     assert "cpu" in about["device"]
     assert [tuple(epoch.values()) for epoch in about["epochs"]] == result.history
-    assert [epoch.learning_rate for epoch in result.history] == pytest.approx([0.5e-3, 0], abs=1e-9)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.png"]
     out, err = capsys.readouterr()
     for (epoch, loss, accuracy, *_), line in zip(result.history, out.splitlines(), strict=True):
-        start = f"{NAME}: epoch {epoch}/2, training loss {loss:.4f}, test accuracy {accuracy:.2%}, "
+        start = f"{NAME}: epoch {epoch}/3, training loss {loss:.4f}, test accuracy {accuracy:.2%}, "
         assert line.startswith(start)
         assert line.endswith(" s")
-    assert "2/2" in err
+    assert "3/3" in err
     assert all(NAME in bar for bar in err.split("\r") if bar.strip())
 
 
@@ -236,13 +233,17 @@ def test_json_of_a_run_that_diverged(tmp_path):
     ],
     ids=str,
 )
-def test_the_example_runs_what_it_can(monkeypatch, args, count, given):
+def test_the_example_runs_what_it_can(monkeypatch, capsys, args, count, given):
+    """And says on a terminal what takes so long; the trainer has a bar."""
     ran: list[Any] = []
     fake = functools.wraps(example.train)(lambda **options: ran.append(options))
     monkeypatch.setattr(jax, "local_device_count", lambda: count)
     monkeypatch.setattr(example, "train", fake)
     monkeypatch.setattr(mnist, "train", ran.append)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     commands.mnist(args)
+    said = "compiling the first epoch ...\n" in capsys.readouterr().err
+    assert said == (given is not None)
     (got,) = ran
     assert isinstance(got, Config) if given is None else given.items() <= got.items()
 

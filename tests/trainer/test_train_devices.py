@@ -13,8 +13,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from digits import REAL, real_mnist
 from flax import nnx
-from runs import REAL, command, real_mnist
+from runs import command
 
 from rmsprop_jax import cli
 from rmsprop_jax.trainer import devices, training

@@ -11,7 +11,8 @@ import sys
 import time
 
 import pytest
-from runs import REAL, assert_identical, real_mnist
+from digits import REAL, real_mnist
+from runs import assert_identical
 
 from rmsprop_jax.trainer.mnist import train
 from rmsprop_jax.trainer.options import Config

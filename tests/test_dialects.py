@@ -44,17 +44,21 @@ def available(framework):
 
 
 @pytest.mark.parametrize(
-    ("framework", "dtype"),
+    ("framework", "dtype", "every"),
     [
         # In float32, one configuration of each is among the mistakes below.
-        pytest.param(name, dtype, marks=pytest.mark.nightly if i else ())
-        for name in RECORDED
-        for i, dtype in enumerate(oracles.dtypes(name))
+        *((name, oracles.dtypes(name)[0], False) for name in RECORDED),
+        *(
+            pytest.param(name, dtype, True, marks=pytest.mark.nightly)
+            for name in RECORDED
+            for dtype in oracles.dtypes(name)
+        ),
     ],
 )
-def test_framework(framework, dtype):
-    distances = oracles.compare(framework, dtype, options=QUICK if dtype == "float64" else None)
-    configs, _ = oracles.recording(framework, dtype)
+def test_framework(framework, dtype, every):
+    options = QUICK if dtype == "float64" else None
+    distances = oracles.compare(framework, dtype, options=options, every=every)
+    configs, _ = oracles.recording(framework, dtype, every)
     assert distances.shape == (len(configs),)
     assert distances.max() <= TOLERANCES[dtype], configs[distances.argmax()]
 
@@ -179,6 +183,8 @@ MUTANTS = [
     if framework not in WITHOUT.get(mutation, ())
     and (framework != "mxnet" or mutation == "nothing")  # graves once
 ]
+BY_DAY = ("timm", "fastai", "torchopt")
+"""Frameworks that have all of it between them."""
 
 
 def mutant(dialect, mutation):
@@ -195,39 +201,51 @@ def mutant(dialect, mutation):
     return namespace[dialect]
 
 
-@functools.cache
 def with_everything(framework):
-    """The index and the arguments of a configuration with all that the framework has."""
-    configs = enumerate(oracles.recording(framework, oracles.dtypes(framework)[-1])[0])
-    steps = [(i, config["kwargs"]) for i, config in configs if config["schedule"] == "step"]
-    return max(steps, key=lambda config: sum(map(bool, config[1].values())))
+    """A configuration with all that the framework has, and what the framework did with it."""
+    is_recorded = framework != "optax"  # which runs now
+    configs, theirs = oracles.recording(framework, "float32", every=is_recorded)
+    steps = [i for i, config in enumerate(configs) if config["schedule"] == "step"]
+    first = max(steps, key=lambda i: sum(map(bool, configs[i]["kwargs"].values())))
+    return configs[first]["kwargs"], theirs[first]
 
 
-@pytest.fixture(scope="module")
-def mutant_trajectories():
-    """The parameters after the recorded steps; without a mistake, by a program as users have it."""
-    result = {}
-    for without, options in (True, None), (False, QUICK):
-        mutants = [x for x in MUTANTS if (x[1] == "nothing") == without]
-        factories = []
-        for framework, mutation in mutants:
-            dialect = RECORDED[framework]
-            calls = vars(dialects) | {dialect: mutant(dialect, mutation)}
-            config, calls = with_everything(framework)[1], types.SimpleNamespace(**calls)
-            factories.append(functools.partial(oracles.call, framework, config, calls=calls))
-        rows = oracles.run(factories, "float32", options)[:, SCHEDULES.index("step")]
-        result |= dict(zip(mutants, rows[:, np.array(RECORDED_STEPS) - 1], strict=True))
-    return result
+@functools.cache
+def distances(frameworks, mutations, options=None):
+    """How far frameworks are from dialects with one mistake, of which one may be none."""
+    mutants = [x for x in MUTANTS if x[0] in frameworks and x[1] in mutations]
+    factories = []
+    for framework, mutation in mutants:
+        dialect = RECORDED[framework]
+        calls = vars(dialects) | {dialect: mutant(dialect, mutation)}
+        config, calls = with_everything(framework)[0], types.SimpleNamespace(**calls)
+        factories.append(functools.partial(oracles.call, framework, config, calls=calls))
+    rows = oracles.run(factories, "float32", options and dict(options))[:, SCHEDULES.index("step")]
+    theirs = [with_everything(framework)[1] for framework, _ in mutants]
+    found = oracles.distance(rows[:, np.array(RECORDED_STEPS) - 1], np.stack(theirs))
+    return dict(zip(mutants, found, strict=True))
 
 
-@pytest.mark.parametrize(("framework", "mutation"), MUTANTS)
-def test_every_mistake_is_noticed(framework, mutation, mutant_trajectories):
-    theirs = oracles.recording(framework, "float32")[1][with_everything(framework)[0]]
-    distance = oracles.distance(mutant_trajectories[framework, mutation], theirs)
-    if mutation == "nothing":
-        assert distance <= TOLERANCES["float32"]
-    else:
-        assert distance > 10 * TOLERANCES["float32"]
+@pytest.mark.parametrize("framework", RECORDED)
+def test_single_precision(framework):
+    """In one program for all, compiled as users do."""
+    distance = distances(tuple(RECORDED), ("nothing",))[framework, "nothing"]
+    assert distance <= TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize(
+    ("framework", "mutation"),
+    [
+        pytest.param(*x, marks=() if x[0] in BY_DAY else pytest.mark.nightly)
+        for x in MUTANTS
+        if x[1] != "nothing"
+    ],
+)
+def test_every_mistake_is_noticed(framework, mutation):
+    together = BY_DAY if framework in BY_DAY else tuple(x for x in RECORDED if x not in BY_DAY)
+    mistakes = tuple(x for x in MUTATIONS if x != "nothing")
+    found = distances(together, mistakes, tuple(QUICK.items()))
+    assert found[framework, mutation] > 10 * TOLERANCES["float32"]
 
 
 def test_complex_parameters():
@@ -255,9 +273,17 @@ def test_complex_parameters():
     np.testing.assert_allclose(mine, theirs, rtol=1e-11)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)])
-def test_optax_values(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "every"),
+    [
+        ("float32", False),
+        pytest.param("float32", True, marks=pytest.mark.nightly),
+        pytest.param("float64", True, marks=pytest.mark.nightly),
+    ],
+)
+def test_optax_values(dtype, every):
     """Every step starts from Optax's own state, so that differences don't add up."""
+    configs = LIVE["optax"] if every else oracles.some(LIVE["optax"])
 
     def run(config, start, grads):
         theirs, mine = optax.rmsprop(2.0**-7, **config), dialects.optax(2.0**-7, **config)
@@ -279,12 +305,12 @@ def test_optax_values(dtype):
         return jax.lax.scan(step, (start, theirs.init(start), jnp.int32(0)), grads)[1]
 
     def run_all(start, grads):
-        return [run(config, start, grads) for config in LIVE["optax"]]
+        return [run(config, start, grads) for config in configs]
 
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
         start = jnp.asarray(initial_params(dtype))
         results = jax.jit(run_all)(start, jnp.asarray(gradients(dtype)[:300]))
-    for config, result in zip(LIVE["optax"], results, strict=True):
+    for config, result in zip(configs, results, strict=True):
         theirs, mine = map(np.asarray, result)
         ulp = np.spacing(np.maximum(np.abs(theirs), 1))  # of 1 for a parameter on its way past 0
         assert np.max(np.abs(mine - theirs) / ulp) <= 2, config
@@ -343,8 +369,9 @@ def test_every_argument_is_honoured_or_refused(name, argument):
 @functools.cache
 def after_three_steps(name, kwargs):
     stream = np.random.RandomState(0)
-    grads = [(jnp.float32(stream.randn(3)), jnp.float32(stream.randn(2))) for _ in range(3)]
-    params = (jnp.ones(3), jnp.ones(2))  # two, to tell a norm from the global one
+    # Two arrays, to tell a norm from the global one; of one shape, which is compiled once.
+    grads = [tuple(jnp.float32(stream.randn(2, 2))) for _ in range(3)]
+    params = (jnp.ones(2), jnp.ones(2))
     return np.concatenate(parameters(getattr(dialects, name)(**dict(kwargs)), params, grads)[-1])
 
 

@@ -57,7 +57,8 @@ def eager(name):
 def jitted(request) -> Callable[..., Any]:
     """`hostile.run` of a dialect, for the cases among some that are asked for in this session."""
     users = [item for item in request.session.items if "jitted" in item.fixturenames]
-    asked = {item.callspec.params.get("case") for item in users}
+    params = [item.callspec.params if hasattr(item, "callspec") else {} for item in users]
+    asked = {x.get("case") for x in params}
     asked |= set(EAGER) if None in asked else set()
 
     @functools.cache

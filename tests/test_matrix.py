@@ -63,6 +63,8 @@ THEIRS = {
 }
 """The same algorithms in Optax, the last one without the storage."""
 
+BY_DAY = ("pytorch", "stored")  # states of many layers, exact and rounded
+
 
 def odd_steps(step, **extra_args):
     return step % 2 == 1
@@ -211,11 +213,12 @@ def transformations(wrapper, theirs=False):
 
 @functools.cache
 def start(wrapper, optimizers, seed=0, theirs=False):
-    """Parameters and state for each optimizer, without weak types."""
+    """Parameters and state for some optimizers or all, without weak types."""
     params, _ = problem(wrapper, seed)
     txs = transformations(wrapper, theirs)
+    names = [name for name in txs if optimizers == "all" or name in BY_DAY]
     # Some wrappers of older versions of Optax start weakly typed; ours is looked at in test_types.
-    return arrays({name: (params, txs[name].init(params)) for name in optimizers if name in txs})
+    return arrays({name: (params, txs[name].init(params)) for name in names})
 
 
 def arrays(tree):
@@ -288,22 +291,6 @@ def with_shard_map(wrapper, carry):
 
 
 TRANSFORMS = {"jit": with_jit, "scan": with_scan, "vmap": with_vmap, "shard_map": with_shard_map}
-SOME, ALL = ("pytorch", "stored"), tuple(OPTIMIZERS)
-"""Those by day have states of many layers, and are exact and rounded."""
-
-
-def parameters(names, by_day, nightly):
-    """Both, with some optimizers by day."""
-    return pytest.mark.parametrize(
-        (*names, "optimizers"),
-        [
-            *(pytest.param(*row, SOME, id="-".join(row)) for row in by_day),
-            *(
-                pytest.param(*row, ALL, id="-".join([*row, "all"]), marks=pytest.mark.nightly)
-                for row in nightly
-            ),
-        ],
-    )
 
 
 def types(tree):
@@ -315,10 +302,15 @@ def assert_close(got, expected, tolerance, name):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-@parameters(
-    ("wrapper", "transform"),
-    [(wrapper, "jit") for wrapper in wrappers if wrapper in AROUND],
-    itertools.product(wrappers, TRANSFORMS),
+@pytest.mark.parametrize(
+    ("wrapper", "transform", "optimizers"),
+    [
+        *((wrapper, "jit", "some") for wrapper in wrappers if wrapper in AROUND),
+        *(
+            pytest.param(*cell, "all", marks=pytest.mark.nightly)
+            for cell in itertools.product(wrappers, TRANSFORMS)
+        ),
+    ],
 )
 def test_cell(wrapper, transform, optimizers):
     """The numbers are those by hand, and the types those that `init` promised."""
@@ -333,7 +325,8 @@ def test_cell(wrapper, transform, optimizers):
         assert_close(got[name], expected[name], tolerance, name)
 
 
-@parameters(("wrapper",), [(name,) for name in wrappers], [(name,) for name in wrappers])
+@pytest.mark.parametrize("optimizers", ["some", pytest.param("all", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("wrapper", wrappers)
 def test_wrapped_like_optax(wrapper, optimizers):
     """To the same parameters as the wrapper around Optax's own parts, in the promised types."""
     ours, theirs = by_hand(wrapper, optimizers), by_hand(wrapper, optimizers, theirs=True)

@@ -243,7 +243,7 @@ def test_a_schedule_of_decay_is_what_inject_hyperparams_makes_of_it():
     results = run_all([injected, kept, scale_by_rms(schedule)], np.float32([[0.5, -3.0]] * 3))
     for updates, _ in results:
         np.testing.assert_array_equal(updates, results[-1][0])
-    np.testing.assert_allclose(updates[-1], [1.0, -1.0], rtol=1e-6)  # since nu started at g^2
+        np.testing.assert_allclose(updates[-1], [1.0, -1.0], rtol=1e-6)  # since nu started at g^2
 
 
 def test_what_a_schedule_of_decay_gives_is_checked_as_far_as_it_is_known():

@@ -267,10 +267,6 @@ def with_jit(wrapper, carry):
     return loop(step, carry, mean(problem(wrapper, 0)[1]))
 
 
-def with_scan(wrapper, carry):
-    return scan(wrapper, carry, mean(problem(wrapper, 0)[1]))
-
-
 def with_vmap(wrapper, carry):
     """Over two problems, of which each is as it is alone; with storage too, rounding and all."""
     gradients = stack(*(mean(problem(wrapper, seed)[1]) for seed in (0, 1)))
@@ -290,7 +286,8 @@ def with_shard_map(wrapper, carry):
     return jax.jit(mapped)(carry, problem(wrapper, 0)[1])
 
 
-TRANSFORMS = {"jit": with_jit, "scan": with_scan, "vmap": with_vmap, "shard_map": with_shard_map}
+TRANSFORMS = {"jit": with_jit, "vmap": with_vmap, "shard_map": with_shard_map}
+"""The last two with `scan` inside."""
 
 
 def types(tree):

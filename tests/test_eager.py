@@ -89,13 +89,10 @@ def assert_close(tx, other):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("momentum", [None, 0.5])
-def test_schedules_run_as_with_optax(name, momentum):
+def test_schedules_run_as_with_optax(name):
     make = SCHEDULES[name]
     with jax.numpy_dtype_promotion("standard"):
-        assert_close(
-            dialects.optax(make(), momentum=momentum), optax.rmsprop(make(), momentum=momentum)
-        )
+        assert_close(dialects.optax(make(), momentum=0.5), optax.rmsprop(make(), momentum=0.5))
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -191,47 +188,35 @@ def test_layers_on_devices_of_their_own():
         assert updates["b"].devices() == {second}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rmsprop",
-        "centered",
-        "corrected",
-        "momentum",
-        "pytorch",
-        "keras",
-        "timm",
-        "mlx",
-        "graves",
-    ],
-)
+AGREEING = {
+    "rmsprop": lambda: rmsprop(0.1, weight_decay=0.1),
+    "centered": lambda: rmsprop(0.1, centered=True),
+    "corrected": lambda: rmsprop(0.1, bias_correction=True),
+    "momentum": lambda: rmsprop(0.1, momentum=0.9, nesterov=True),
+    "pytorch": lambda: dialects.pytorch(0.1, momentum=0.9, weight_decay=0.1),
+    "keras": lambda: dialects.keras(0.1, momentum=0.9),
+    "timm": lambda: dialects.timm(0.1, momentum=0.9),
+    "mlx": lambda: dialects.mlx(0.1),
+    "graves": lambda: dialects.graves(0.1),
+}
+
+
+@pytest.mark.parametrize("name", AGREEING)
 def test_outside_and_inside_agree_to_an_ulp(name):
-    tx = {
-        "rmsprop": lambda: rmsprop(0.1, weight_decay=0.1),
-        "centered": lambda: rmsprop(0.1, centered=True),
-        "corrected": lambda: rmsprop(0.1, bias_correction=True),
-        "momentum": lambda: rmsprop(0.1, momentum=0.9, nesterov=True),
-        "pytorch": lambda: dialects.pytorch(0.1, momentum=0.9, weight_decay=0.1),
-        "keras": lambda: dialects.keras(0.1, momentum=0.9),
-        "timm": lambda: dialects.timm(0.1, momentum=0.9),
-        "mlx": lambda: dialects.mlx(0.1),
-        "graves": lambda: dialects.graves(0.1),
-    }[name]()
-    rng = np.random.default_rng(0)
-    params = jnp.asarray(rng.normal(size=(7, 33)), jnp.float32)
-    state = tx.init(params)
-    jitted = jax.jit(tx.update)
-    for _ in range(5):
-        g = jnp.asarray(rng.normal(size=(7, 33)), jnp.float32)
+    tx = AGREEING[name]()
+    params, *gradients = np.random.default_rng(0).normal(size=(6, 7, 33)).astype(np.float32)
+    state, jitted = tx.init(params), jax.jit(tx.update)
+    for g in gradients:
         outside, _ = tx.update(g, state, params)
         inside, state = jitted(g, state, params)
+        outside, inside = np.asarray(outside), np.asarray(inside)
         # Of what is summed: where a trace and a step cancel, little is left of both.
         ulp = np.spacing(np.maximum(np.abs(inside), np.max(np.abs(inside)) / 2))
         assert np.max(np.abs(outside - inside) / ulp) <= 1
 
 
 def test_without_jit_and_with_nan_checks():
-    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2, jnp.bfloat16)}
+    params = {"w": jnp.ones(2), "b": jnp.zeros(2, jnp.bfloat16)}
     with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
         for tx in (
             rmsprop(0.1, centered=True, momentum=0.5),

@@ -1,8 +1,6 @@
 """The cases of `hostile`, for `rmsprop` and every dialect, in every dtype, jitted and not."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import hostile
 import hostile_chains
@@ -14,16 +12,17 @@ import pytest
 import rmsprop_jax
 
 BY_NAME = {case.name: case for case in hostile.CASES}
-SHORT = [case for case in hostile.CASES if case.steps <= 1410]
+CASES = tuple(hostile.CASES)
+SHORT = tuple(case for case in CASES if case.steps <= 1410)
 BESIDE = (hostile.COMPLEX, hostile.MIXED)
 SOME = {
-    "rmsprop": hostile.CASES,
-    "pytorch": [case for case in SHORT if case.dtypes == hostile.COMPLEX],
-    "timm": [x for x in SHORT if not x.momentum and not x.skips and x.dtypes not in BESIDE],
+    "rmsprop": CASES,
+    "pytorch": tuple(case for case in SHORT if case.dtypes == hostile.COMPLEX),
+    "timm": tuple(x for x in SHORT if not x.momentum and not x.skips and x.dtypes not in BESIDE),
     "graves": SHORT,
 }
 """What each form of the algorithm is run on; the other dialects are chains of the same parts."""
-ALL = dict.fromkeys(hostile.FORMS, hostile.CASES)
+ALL = dict.fromkeys(hostile.FORMS, CASES)
 names = pytest.mark.parametrize("name", hostile.FORMS)
 compiled = pytest.mark.parametrize(
     "dialects", [SOME, pytest.param(ALL, marks=pytest.mark.nightly)], ids=["some", "all"]
@@ -47,30 +46,21 @@ EAGER = [  # with all options
 @functools.cache
 def eager(name):
     """`hostile.run` without `jit`: what can't be jitted, and a set of options beside."""
-    few = [ABSENT, "complex noise" if name == "pytorch" else "constant"]
-    few = ["centered, constant"] if name == "graves" else few
+    other = {"pytorch": "complex noise", "graves": "centered, constant"}
+    few = [ABSENT, other.get(name, "constant")]
     cases = [BY_NAME[x] for x in (EAGER if name == "rmsprop" else few)]
     return hostile.run(hostile.FORMS[name], True, cases)
 
 
-@pytest.fixture(scope="module")
-def jitted(request) -> Callable[..., Any]:
-    """`hostile.run` of a dialect, for the cases among some that are asked for in this session."""
-    users = [item for item in request.session.items if "jitted" in item.fixturenames]
-    asked = {item.callspec.params.get("case") for item in users}
-    asked |= set(EAGER) if None in asked else set()
-
-    @functools.cache
-    def run(name, some):
-        cases = [case for case in hostile.CASES if case.name in asked and case.name in some]
-        return hostile.run(hostile.FORMS[name], cases=cases)
-
-    return lambda name, cases: run(name, frozenset(case.name for case in cases))
+@functools.cache
+def jitted(name, cases):
+    """`hostile.run`, once for all tests."""
+    return hostile.run(hostile.FORMS[name], cases=cases)
 
 
 @compiled
 @pytest.mark.parametrize("case", BY_NAME)
-def test_it_survives(case, dialects, jitted):
+def test_it_survives(case, dialects):
     happened = {}
     for name, cases in dialects.items():
         form = hostile.FORMS[name]
@@ -82,7 +72,7 @@ def test_it_survives(case, dialects, jitted):
 
 
 @compiled
-def test_eager_is_jitted(dialects, jitted):
+def test_eager_is_jitted(dialects):
     for name, cases in dialects.items():
         runs = jitted(name, cases)
         both = [key for key in eager(name) if key in runs]
@@ -123,7 +113,7 @@ def test_the_forms_are_all_dialects():
 
 def test_the_judge_sees():
     form, case = hostile.FORMS["rmsprop"], BY_NAME["constant"]
-    loud, quiet = hostile.run(form, cases=[case])[case.name, "float32"]
+    loud, quiet = jitted("rmsprop", CASES)[case.name, "float32"]
     assert hostile.verdict(form, case, "float32", loud, quiet) == ""
     assert hostile.verdict(form, case, "float32", loud, quiet * 2) == "others disturbed"
     for change, what in (
@@ -145,9 +135,16 @@ def chain(name, *options):
     return hostile_chains.FORMS[name][0](case, rate)
 
 
+@functools.cache
+def chained(name):
+    cases = hostile_chains.CASES
+    txs = [chain(name, case.clip, case.weight_decay, case.rate) for case in cases]
+    return hostile_chains.run_all(txs, cases)
+
+
 @pytest.mark.parametrize("case", hostile_chains.CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("name", hostile_chains.FORMS)
 def test_it_survives_in_a_chain(name, case):
-    tx = chain(name, case.clip, case.weight_decay, case.rate)
-    parameters, (_, eps_in_sqrt) = hostile_chains.run(tx, case), hostile_chains.FORMS[name]
+    parameters = chained(name)[hostile_chains.CASES.index(case)]
+    _, eps_in_sqrt = hostile_chains.FORMS[name]
     assert hostile_chains.verdict(case, parameters, eps_in_sqrt, rtol=1e-3) == ""

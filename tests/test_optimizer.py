@@ -43,20 +43,6 @@ def test_order_of_operations_is_that_of_pytorch():
     assert distances.max() <= oracles.TOLERANCES["float64"]
 
 
-def test_momentum_stops_with_the_learning_rate():
-    tx = rmsprop(optax.piecewise_constant_schedule(0.1, {1: 0.0}), momentum=0.9)
-    params = train(tx, jnp.ones(1), jnp.ones((3, 1)))
-    assert params[0] < 1
-    np.testing.assert_array_equal(params[1:], params[0][None].repeat(2, 0))
-
-
-def test_nesterov_looks_ahead():
-    """By hand, with decay 0 so that u = 1: trace = 1, 1.5; update 1 + 0.5 * 1, 1 + 0.5 * 1.5."""
-    tx = rmsprop(1.0, 0.0, 0.0, momentum=0.5, nesterov=True)
-    params = train(tx, jnp.zeros(1), jnp.ones((2, 1)))
-    np.testing.assert_allclose(params.ravel(), [-1.5, -1.5 - 1.75])
-
-
 def test_weight_decay_may_be_a_schedule():
     params, g = jnp.array([2.0, -4.0]), jnp.array([1.0, 1.0])
     tx = rmsprop(0.5, weight_decay=lambda count: 0.25 * count)
@@ -66,16 +52,6 @@ def test_weight_decay_may_be_a_schedule():
     expected, state = plain.update(g, plain.init(params))
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_allclose(second, plain.update(g + 0.25 * params, state)[0], rtol=1e-6)
-
-
-def test_weight_decay_enters_the_average_and_obeys_its_mask():
-    params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
-    grads = jax.tree.map(jnp.zeros_like, params)
-    for mask in ({"w": True, "b": False}, lambda p: {k: k == "w" for k in p}):
-        tx = rmsprop(0.5, 0.75, eps=0.0, weight_decay=0.25, mask=mask)
-        updates, _ = tx.update(grads, tx.init(params), params)
-        np.testing.assert_allclose(updates["w"], -0.5 * 0.5 / np.sqrt(0.25 * 0.5**2))
-        np.testing.assert_array_equal(updates["b"], 0.0)
 
 
 @pytest.mark.parametrize("maker", [jnp.float32, float])
@@ -92,39 +68,10 @@ def test_what_is_none_is_not_there(maker):
         rmsprop(weight_decay=maker(0.0)).update(params, rmsprop(weight_decay=0.0).init(params))
 
 
-OTHER = {
-    "learning_rate": 0.5,
-    "decay": 0.5,
-    "eps": 0.5,
-    "eps_in_sqrt": True,
-    "initial_scale": 0.5,
-    "centered": True,
-    "bias_correction": True,
-    "momentum": 0.5,
-    "weight_decay": 0.5,
-}
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_every_argument_changes_the_result(name):
-    base = {"eps": 0.25}
-    g = jnp.asarray(np.random.RandomState(0).standard_normal((5, 8)).astype(np.float32))
-    plain = train(rmsprop(**base), jnp.ones(8), g)
-    changed = train(rmsprop(**(base | {name: OTHER[name]})), jnp.ones(8), g)
-    assert np.max(np.abs(plain - changed)) > 1e-4
-
-
 @pytest.mark.parametrize(
     ("kwargs", "error", "words"),
     [
-        ({"learning_rate": -1e-3}, ValueError, ["learning_rate=-0.001"]),
-        ({"learning_rate": float("nan")}, ValueError, ["learning_rate=nan"]),
-        ({"learning_rate": "1e-3"}, TypeError, ["learning_rate='1e-3'"]),
         ({"learning_rate": None}, TypeError, ["learning_rate=None"]),
-        ({"decay": 2}, ValueError, ["decay=2"]),
-        ({"momentum": -0.5}, ValueError, ["momentum=-0.5"]),
-        ({"momentum": 1.5}, ValueError, ["momentum=1.5"]),
-        ({"weight_decay": -1.0}, ValueError, ["weight_decay=-1.0"]),
         ({"nesterov": True}, ValueError, ["nesterov", "momentum"]),
         ({"mask": True}, ValueError, ["mask", "weight_decay"]),
     ],

@@ -1,5 +1,6 @@
 """`scale_by_rms` against its specification; what numbers break others is in test_hostile."""
 
+import functools
 import itertools
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import optax
 import pytest
 import reference
 from flax import nnx
+from reference import run_all
 
 from rmsprop_jax import dialects, scale_by_rms
 
@@ -30,20 +32,13 @@ def run(tx, gradients):
     return run_all([tx], gradients)[0]
 
 
-def run_all(txs, gradients):
-    """The same of several transformations, in one program."""
-
-    @jax.jit
-    def scan(gradients):
-        def step(states, g):
-            pairs = [tx.update(g, state) for tx, state in zip(txs, states, strict=True)]
-            return [state for _, state in pairs], [updates for updates, _ in pairs]
-
-        first = jax.tree.map(lambda g: g[0], gradients)
-        return jax.lax.scan(step, [tx.init(first) for tx in txs], gradients)
-
-    states, updates = scan(gradients)
-    return list(zip(jax.tree.map(np.asarray, updates), states, strict=True))
+def run_eagerly(tx, gradients):
+    """The updates, step by step outside of `jit`."""
+    state, rows = tx.init(gradients[0]), []
+    for g in gradients:
+        updates, state = tx.update(g, state)
+        rows.append(np.asarray(updates))
+    return np.stack(rows)
 
 
 def gradients(kind, steps=1000, size=32):
@@ -61,15 +56,21 @@ def gradients(kind, steps=1000, size=32):
 DECAYS = {0.9: ["normal", "heavy-tailed", "sparse", "scales"], 0.999: ["normal"]}
 
 
+@functools.cache
+def trajectories(dtype):
+    """The gradients of all kinds, and their updates by every option, for each decay."""
+    g = np.concatenate([gradients(kind) for kind in DECAYS[0.9]], axis=1)
+    txs = [scale_by_rms(decay, **options) for options in OPTIONS for decay in DECAYS]
+    with jax.enable_x64(dtype == "float64"):
+        updates = [updates for updates, _ in run_all(txs, g.astype(dtype))]
+    return g, [updates[i : i + len(DECAYS)] for i in range(0, len(txs), len(DECAYS))]
+
+
 @every_option
 def test_agrees_with_the_specification(options):
-    g = np.concatenate([gradients(kind) for kind in DECAYS[0.9]], axis=1)
-    txs = [scale_by_rms(decay, **options) for decay in DECAYS]
-    with jax.enable_x64(True):
-        in_double = run_all(txs, g.astype(np.float64))
-    for (decay, kinds), (double, _), (single, _) in zip(
-        DECAYS.items(), in_double, run_all(txs, g), strict=True
-    ):
+    (g, doubles), (_, singles) = trajectories("float64"), trajectories("float32")
+    i = OPTIONS.index(options)
+    for (decay, kinds), double, single in zip(DECAYS.items(), doubles[i], singles[i], strict=True):
         part = g[:, : 32 * len(kinds)]
         double, single = double[:, : part.shape[1]], single[:, : part.shape[1]]
         expected = reference.scale_by_rms(part, decay, **options)
@@ -103,23 +104,18 @@ def best_in_float32(g, decay, eps=1e-8, *, eps_in_sqrt, initial_scale, centered,
     return np.array(updates)
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_place_of_eps(inside):
-    """By hand: nu = 0.25 * 4^2 = 4, so the root is 2 + 2 or sqrt(4 + 2)."""
-    updates, _ = run(scale_by_rms(0.75, eps=2.0, eps_in_sqrt=inside), jnp.array([4.0]))
-    np.testing.assert_allclose(updates, 4 / np.sqrt(6) if inside else 1.0, rtol=1e-6)
-
-
-def by_formula(gradients, decay, root, numerator, start=0.0):
-    """The updates for gradients [steps, ...], by the definitions: decay is one for each step."""
-    nu, updates = np.full(gradients.shape[1:], start), []
-    for g, rho, top in zip(gradients, decay, numerator, strict=True):
-        nu = rho * nu + (1 - rho) * g**2
+def by_formula(gradients, root, numerator):
+    """The updates for gradients [steps, ...], by the definitions, at a decay of 0.9."""
+    nu, updates = 0.0, []
+    for g, top in zip(gradients, numerator, strict=True):
+        nu = 0.9 * nu + 0.1 * g**2
         updates.append(top / root(nu))
     return np.array(updates)
 
 
 ROOTS = {  # arguments, and the denominator
+    "eps": ({"eps": 0.5}, lambda nu: np.sqrt(nu) + 0.5),
+    "eps inside": ({"eps": 0.5, "eps_in_sqrt": True}, lambda nu: np.sqrt(nu + 0.5)),
     "two eps": ({"eps": 0.25, "eps_root": 0.5}, lambda nu: np.sqrt(nu + 0.5) + 0.25),
     "only under the root": ({"eps": 0.0, "eps_root": 0.5}, lambda nu: np.sqrt(nu + 0.5)),
     "least root": ({"eps": 0.0, "least_root": 1.0}, lambda nu: np.maximum(np.sqrt(nu), 1.0)),
@@ -134,28 +130,27 @@ ROOTS = {  # arguments, and the denominator
 }
 
 
-@pytest.mark.parametrize("name", ROOTS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_other_denominators(name, dtype):
-    options, root = ROOTS[name]
+def test_denominators(dtype):
     g = gradients("normal", steps=200)
-    expected = by_formula(g.astype(float), [0.9] * 200, root, g)
     with jax.enable_x64(dtype == "float64"):
-        updates, _ = run(scale_by_rms(0.9, **options), jnp.asarray(g, dtype))
+        txs = [scale_by_rms(0.9, **options) for options, _ in ROOTS.values()]
+        results = run_all(txs, g.astype(dtype))
     rtol = 1e-13 if dtype == "float64" else 1e-6
-    np.testing.assert_allclose(updates, expected, rtol=rtol, atol=rtol)
+    for (name, (_, root)), (updates, _) in zip(ROOTS.items(), results, strict=True):
+        expected = by_formula(g.astype(float), root, g)
+        np.testing.assert_allclose(updates, expected, rtol=rtol, atol=rtol, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ROOTS)
-def test_other_denominators_of_a_variance(name):
+def test_denominators_of_a_variance():
     """nu of a centered state is the variance, so the last update tells its denominator."""
-    options, root = ROOTS[name]
     g = gradients("normal", steps=50).astype(float)
     with jax.enable_x64(True):
-        updates, state = run(scale_by_rms(0.9, centered=True, **options), jnp.asarray(g))
-        _, plain = run(scale_by_rms(0.9, centered=True), jnp.asarray(g))
-    np.testing.assert_array_equal(state.nu, plain.nu)
-    np.testing.assert_allclose(updates[-1], g[-1] / root(np.asarray(plain.nu)), rtol=1e-13)
+        txs = [scale_by_rms(0.9, centered=True, **o) for o in ({}, *(o for o, _ in ROOTS.values()))]
+        (_, plain), *results = run_all(txs, g)
+    for (name, (_, root)), (updates, state) in zip(ROOTS.items(), results, strict=True):
+        np.testing.assert_array_equal(state.nu, plain.nu, err_msg=name)
+        np.testing.assert_allclose(updates[-1], g[-1] / root(plain.nu), rtol=1e-13, err_msg=name)
 
 
 def moving_sum(g, rate):
@@ -176,24 +171,19 @@ NUMERATORS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMERATORS)
-@pytest.mark.parametrize("jit", [False, True])
-def test_numerators(name, jit):
+def test_numerators():
     """nu is of the gradients themselves, whatever is divided by its root."""
-    numerator, formula = NUMERATORS[name]
     g = gradients("normal", steps=50).astype(float)
-    expected = by_formula(g, [0.9] * 50, lambda nu: np.sqrt(nu) + 1e-3, formula(g))
     with jax.enable_x64(True):
-        tx = scale_by_rms(0.9, 1e-3, numerator=numerator)
-        update = jax.jit(tx.update) if jit else tx.update
-        state, plain = tx.init(jnp.zeros(32)), scale_by_rms(0.9, 1e-3)
-        other = plain.init(jnp.zeros(32))
-        for row, u in zip(jnp.asarray(g), expected, strict=True):
-            updates, state = update(row, state)
-            _, other = plain.update(row, other)
-            np.testing.assert_allclose(updates, u, rtol=1e-13, atol=1e-15)
-    np.testing.assert_allclose(state.rms.nu, other.nu, rtol=1e-15)
-    assert state.rms.count == other.count
+        txs = [scale_by_rms(0.9, 1e-3, numerator=numerator) for numerator, _ in NUMERATORS.values()]
+        *results, (_, plain) = run_all([*txs, scale_by_rms(0.9, 1e-3)], g)
+        eager = run_eagerly(txs[0], jnp.asarray(g[:5]))
+    np.testing.assert_allclose(eager, results[0][0][:5], rtol=1e-13, atol=1e-15)
+    for (name, (_, formula)), (updates, state) in zip(NUMERATORS.items(), results, strict=True):
+        expected = by_formula(g, lambda nu: np.sqrt(nu) + 1e-3, formula(g))
+        np.testing.assert_allclose(updates, expected, rtol=1e-13, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(state.rms.nu, plain.nu, rtol=1e-15, err_msg=name)
+        assert state.rms.count == plain.count
 
 
 def test_what_a_numerator_is_given():
@@ -225,43 +215,35 @@ SCHEDULED = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULED)
-@pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("jit", [False, True])
-def test_decay_may_be_a_schedule(name, centered, jit):
+def test_decay_may_be_a_schedule():
     """Each average is written out as a weighted sum, with the weights of the schedule."""
-    schedule, steps = SCHEDULED[name], 40
-    g = gradients("normal", steps=steps).astype(float)
+    g = gradients("normal", steps=40).astype(float)
+    cases = list(itertools.product(SCHEDULED, (False, True)))
     with jax.enable_x64(True):
-        tx = scale_by_rms(schedule, 1e-3, centered=centered)
-        update = jax.jit(tx.update) if jit else tx.update
-        state, weights, rest = tx.init(jnp.zeros(32)), np.zeros(steps), 1.0
-        for t, row in enumerate(jnp.asarray(g)):
-            rho = float(schedule(t))
+        txs = [scale_by_rms(SCHEDULED[name], 1e-3, centered=centered) for name, centered in cases]
+        jitted = [updates for updates, _ in run_all(txs, g)]
+        eager = [run_eagerly(tx, jnp.asarray(g[:5])) for tx in txs]
+        rates = {name: [float(f(t)) for t in range(len(g))] for name, f in SCHEDULED.items()}
+    for (name, centered), *results in zip(cases, jitted, eager, strict=True):
+        weights, rest, expected = np.zeros(len(g)), 1.0, []
+        for t, rho in enumerate(rates[name]):
             weights *= rho
             weights[t], rest = 1 - rho, rest * rho
-            updates, state = update(row, state)
             mean = weights @ g
             nu = weights @ (g - mean) ** 2 + rest * mean**2 if centered else weights @ g**2
-            np.testing.assert_allclose(updates, g[t] / (np.sqrt(nu) + 1e-3), rtol=1e-10)
+            expected.append(g[t] / (np.sqrt(nu) + 1e-3))
+        for updates in results:
+            np.testing.assert_allclose(updates, expected[: len(updates)], rtol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_a_schedule_of_decay_is_what_inject_hyperparams_makes_of_it(jit):
+def test_a_schedule_of_decay_is_what_inject_hyperparams_makes_of_it():
     schedule = SCHEDULED["first square"]
     injected = optax.inject_hyperparams(scale_by_rms, hyperparam_dtype=jnp.float32)(schedule)
     kept = optax.inject_hyperparams(scale_by_rms, static_args=("decay",))(schedule, eps=1e-8)
-    g = jnp.array([0.5, -3.0])
-    transformations = [injected, kept, scale_by_rms(schedule)]
-    states = [tx.init(g) for tx in transformations]
-    updates = []
-    for _ in range(3):
-        updates = []
-        for i, tx in enumerate(transformations):
-            u, states[i] = (jax.jit(tx.update) if jit else tx.update)(g, states[i])
-            updates.append(u)
-        np.testing.assert_array_equal(updates, np.broadcast_to(updates[2], (3, 2)))
-    np.testing.assert_allclose(updates[2], [1.0, -1.0], rtol=1e-6)  # since nu started at g^2
+    results = run_all([injected, kept, scale_by_rms(schedule)], np.float32([[0.5, -3.0]] * 3))
+    for updates, _ in results:
+        np.testing.assert_array_equal(updates, results[-1][0])
+        np.testing.assert_allclose(updates[-1], [1.0, -1.0], rtol=1e-6)  # since nu started at g^2
 
 
 def test_what_a_schedule_of_decay_gives_is_checked_as_far_as_it_is_known():
@@ -272,16 +254,17 @@ def test_what_a_schedule_of_decay_gives_is_checked_as_far_as_it_is_known():
             tx.update(g, tx.init(g))
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("kind", [float, np.float32, np.array, jnp.asarray])
-def test_decay_may_be_a_number_or_an_array(kind, jit):
-    gradients = jnp.array([1.0, 2.0])
-    for decay in (0.9, 0.2):
-        tx = scale_by_rms(kind(decay))
-        update = jax.jit(tx.update) if jit else tx.update
-        _, state = update(gradients, tx.init(gradients))
-        expected = (1 - decay) * np.array([1.0, 4.0])
-        np.testing.assert_allclose(state.nu, expected, rtol=1e-6)
+def test_decay_may_be_a_number_or_an_array():
+    g = np.float32([1.0, 2.0])
+    kinds = (float, np.float32, np.array, jnp.asarray)
+    cases = list(itertools.product((0.9, 0.2), kinds))
+    txs = [scale_by_rms(kind(decay)) for decay, kind in cases]
+    jitted = [state for _, state in run_all(txs, g[None])]
+    eager = [tx.update(g, tx.init(g))[1] for tx in txs]
+    for (decay, kind), *states in zip(cases, jitted, eager, strict=True):
+        for state in states:
+            expected = (1 - decay) * g**2
+            np.testing.assert_allclose(state.nu, expected, rtol=1e-6, err_msg=str(kind))
 
 
 @pytest.mark.parametrize(
@@ -309,23 +292,24 @@ def test_the_root_is_no_reciprocal_root():
 def test_a_jitted_init_takes_parameters_of_any_kind():
     params = {"z": jnp.full(2, 1 + 1j), "n": jnp.arange(3), "b": jnp.array([True, False])}
     for tx in (scale_by_rms(centered=True), dialects.pytorch(momentum=0.5, centered=True)):
-        jax.tree.map(np.testing.assert_array_equal, jax.jit(tx.init)(params), tx.init(params))
+        assert jax.eval_shape(tx.init, params) == jax.eval_shape(lambda: tx.init(params))  # noqa: B023
 
 
 def test_decay_close_to_one_keeps_its_digits_in_float32():
     """Rounded to float32, decay and 1 - decay no longer add up to 1: nu would be 1.3e-5 off."""
     g = np.random.RandomState(0).standard_normal((10_000, 512)).astype(np.float32)
-    _, state = run(scale_by_rms(0.999), jnp.asarray(g))
+    _, state = run(scale_by_rms(0.999), g)
     exact = 0.001 * 0.999 ** np.arange(9_999, -1, -1.0) @ g.astype(np.float64) ** 2
     assert abs(np.mean(state.nu / exact - 1)) < 1e-6
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
-def test_a_fall_of_the_gradient_is_followed(decay):
-    g = jnp.array([1e6, 1e-3, 1e-3])
-    updates, _ = run(scale_by_rms(decay, 0.0), g)
-    expected = reference.scale_by_rms(g, decay, 0.0)
-    np.testing.assert_allclose(updates, expected, rtol=1e-6)
+def test_a_fall_of_the_gradient_is_followed():
+    g = np.float32([1e6, 1e-3, 1e-3])
+    decays = (0.0, 0.5, 0.9, jnp.float32(0.0), jnp.float32(0.9))
+    results = run_all([scale_by_rms(decay, 0.0) for decay in decays], g)
+    for decay, (updates, _) in zip(decays, results, strict=True):
+        expected = reference.scale_by_rms(g, float(decay), 0.0)
+        np.testing.assert_allclose(updates, expected, rtol=1e-6, err_msg=repr(decay))
 
 
 class TestCentered:
@@ -337,31 +321,32 @@ class TestCentered:
         )
     ).astype(np.float32)
 
-    @pytest.mark.parametrize("inside", [False, True])
-    def test_constant_gradients_stay_finite(self, inside):
+    def test_constant_gradients_stay_finite(self):
         assert len(self.constants) == 305
-        g = jnp.broadcast_to(jnp.asarray(self.constants), (3000, 305))
-        updates, state = run(scale_by_rms(centered=True, eps_in_sqrt=inside), g)
-        assert np.isfinite(updates).all()
-        assert np.all(state.nu >= 0)
-        bound = self.constants / (1e-4 if inside else 1e-8)
-        assert np.all(updates <= bound * (1 + 1e-6))
+        g = np.broadcast_to(self.constants, (3000, 305))
+        txs = [scale_by_rms(centered=True, eps_in_sqrt=inside) for inside in (False, True)]
+        for (updates, state), denominator in zip(run_all(txs, g), (1e-8, 1e-4), strict=True):
+            assert np.isfinite(updates).all()
+            assert np.all(state.nu >= 0)
+            assert np.all(updates <= self.constants / denominator * (1 + 1e-6))
 
     def test_small_variance_keeps_its_digits(self):
         g = 3 + 1e-4 * np.random.RandomState(0).standard_normal((1500, 64))
         g = g.astype(np.float32)
-        updates, _ = run(scale_by_rms(centered=True), jnp.asarray(g))
+        updates, _ = run(scale_by_rms(centered=True), g)
         expected = reference.scale_by_rms(g, centered=True)
         assert np.isfinite(updates).all()
         assert np.median(np.abs(updates / expected - 1)) < 1e-3
 
     def test_first_bias_corrected_step_is_exact(self):
-        g = jnp.array([3.0, 0.1, -7.0])
+        g = np.float32([3.0, 0.1, -7.0])
         updates, _ = run(scale_by_rms(centered=True, bias_correction=True, eps=0.5), g[None])
         np.testing.assert_array_equal(updates[0], g / 0.5)
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize(
+    "dtype", [np.complex128, pytest.param(np.complex64, marks=pytest.mark.nightly)]
+)
 def test_complex_gradients_are_scaled_by_their_modulus(dtype):
     rng = np.random.RandomState(0)
     g = (rng.standard_normal((50, 8)) + 1j * rng.standard_normal((50, 8))).astype(np.complex64)
@@ -394,24 +379,25 @@ class TestDerivatives:
         assert np.isfinite(metas).all()
         np.testing.assert_allclose(metas[:, 0], 2.0)  # p[0] never moves: d p[0]^2 = 2 p[0]
 
-    @pytest.mark.parametrize("name", ["decay", "eps", "initial_scale"])
-    def test_hyperparameters_are_differentiable(self, name):
-        g = jnp.asarray(gradients("normal", steps=20, size=4), jnp.float32)
+    def test_hyperparameters_are_differentiable(self):
+        g, step = gradients("normal", steps=20, size=4).astype(float), 1e-6
+        numbers = {"decay": 0.75, "eps": 0.125, "initial_scale": 0.5}
 
-        def last_update(x):
-            tx = scale_by_rms(**({"decay": 0.75, "eps": 0.125, "initial_scale": 0.5} | {name: x}))
-            state, updates = tx.init(g[0]), g
-            for row in g:
-                updates, state = tx.update(row, state)
-            return jnp.sum(updates**2)
+        def sum_of_squares(numbers):
+            tx = scale_by_rms(**numbers)
+            update = lambda state, g: tx.update(g, state)[::-1]
+            return jnp.sum(jax.lax.scan(update, tx.init(g[0]), g)[1][-1] ** 2)
 
+        changes = step * np.eye(3)
+        around = {k: numbers[k] + np.stack([x, -x]) for k, x in zip(numbers, changes, strict=True)}
         with jax.enable_x64(True):
-            g, step = g.astype(jnp.float64), 1e-6
-            derivative = jax.jit(jax.grad(last_update))(0.25)
-            up, down = jax.jit(jax.vmap(last_update))(jnp.array([0.25 + step, 0.25 - step]))
-            difference = (up - down) / (2 * step)
-        np.testing.assert_allclose(derivative, difference, rtol=1e-6)
-        assert derivative != 0
+            values = jax.vmap(jax.vmap(sum_of_squares))
+            both = lambda x, around: (jax.grad(sum_of_squares)(x), values(around))
+            derivatives, differences = jax.tree.map(np.asarray, jax.jit(both)(numbers, around))
+        up, down = differences
+        derivatives = np.array([derivatives[name] for name in numbers])
+        np.testing.assert_allclose(derivatives, (up - down) / (2 * step), rtol=1e-6)
+        assert np.all(derivatives != 0)
 
 
 class Layer(eqx.Module):
@@ -432,7 +418,7 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("centered", [pytest.param(False, marks=pytest.mark.nightly), True])
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
 def test_any_pytree(tree, centered):
     tx = scale_by_rms(0.75, centered=centered)
@@ -443,17 +429,6 @@ def test_any_pytree(tree, centered):
         for u, g in zip(jax.tree.leaves(updates), jax.tree.leaves(tree), strict=True):
             expected = reference.scale_by_rms(np.asarray(g)[None], 0.75, centered=centered)[0]
             np.testing.assert_allclose(u, expected, rtol=1e-6)
-
-
-def test_a_gradient_of_none_leaves_its_accumulators_as_they_were():
-    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
-    tx = optax.chain(scale_by_rms(centered=True))
-    _, state = tx.update(params, tx.init(params))
-    updates, (new,) = tx.update({"a": jnp.ones(2), "b": None}, state)
-    assert updates["b"] is None
-    np.testing.assert_array_equal(new.nu["b"], state[0].nu["b"])
-    np.testing.assert_array_equal(new.mu["b"], state[0].mu["b"])
-    assert np.all(new.nu["a"] != state[0].nu["a"])
 
 
 def test_init_from_shapes_alone():
@@ -470,14 +445,7 @@ def test_init_from_shapes_alone():
     ("kwargs", "error", "words"),
     [
         ({"decay": 1.0}, ValueError, ["decay=1.0", "[0, 1"]),
-        ({"decay": -0.1}, ValueError, ["decay=-0.1"]),
-        ({"decay": float("nan")}, ValueError, ["decay=nan"]),
-        ({"decay": "0.9"}, TypeError, ["decay='0.9'"]),
-        ({"decay": True}, TypeError, ["decay=True"]),
         ({"decay": None}, TypeError, ["decay=None"]),
-        ({"eps": -1e-8}, ValueError, ["eps=-1e-08"]),
-        ({"eps": np.float32(-1)}, ValueError, ["eps=-1.0"]),
-        ({"initial_scale": -1}, ValueError, ["initial_scale=-1"]),
         ({"initial_scale": 1.0, "bias_correction": True}, ValueError, ["initial_scale", "pass"]),
         ({"decay": jnp.bfloat16(0.999)}, ValueError, ["bfloat16", "hyperparam_dtype"]),
         ({"decay": lambda t: 0.9, "bias_correction": True}, ValueError, ["decay is a schedule"]),

@@ -7,7 +7,7 @@ transformation, `verdict` judges them, as in `hostile`.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ CASES = [
     Case("3e38 everywhere once, clipped to a norm", _once(*[3e38] * 8), _NORM),
     Case("1e19 in 1,000 elements once, clipped to a norm", _once(*[1e19] * 1000, size=1000), _NORM),
     Case("1e30 once, clipped by value", _once(1e30, -1e30), _VALUE),
-    Case("zero, clipped to a norm", np.zeros((250, 4)), _NORM),
+    Case("zero, clipped to a norm", np.zeros((250, 8)), _NORM),
     Case(
         "zero but for one step, clipped to a norm",
         _once(3.0, 4.0) * 0 + _once() * (np.arange(250) == 9)[:, None],
@@ -128,23 +128,44 @@ def _keras_clipping(case: Case) -> dict[str, float]:
 
 def run(tx: optax.GradientTransformation, case: Case) -> np.ndarray:
     """The parameters after each step [steps, elements], from 1 on."""
+    return run_all([tx], [case])[0]
+
+
+def run_all(txs: Sequence[optax.GradientTransformation], cases: Sequence[Case]) -> list[np.ndarray]:
+    """The same of many cases, with a transformation for each, in one program.
+
+    Cases of one transformation and one size are lanes of a `vmap`.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (tx, case) in enumerate(zip(txs, cases, strict=True)):
+        groups.setdefault((tx, case.gradients.shape), []).append(i)
     with np.errstate(over="ignore"):
-        return np.asarray(_program(tx)(case.gradients.astype(np.float32)))
+        stacks = [
+            np.stack([cases[i].gradients.astype(np.float32) for i in rows])
+            for rows in groups.values()
+        ]
+
+    @jax.jit
+    def train(stacks):
+        pairs = zip(groups, stacks, strict=True)
+        return [jax.vmap(functools.partial(_train, tx))(stack) for (tx, _), stack in pairs]
+
+    found: list[Any] = [None] * len(cases)
+    for rows, parameters in zip(groups.values(), train(stacks), strict=True):
+        for i, row in zip(rows, np.asarray(parameters), strict=True):
+            found[i] = row
+    return found
 
 
-@functools.cache
-def _program(tx):
+def _train(tx, gradients):
     def step(carry, g):
         params, state = carry
         updates, state = tx.update(g, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
-    def run(gradients):
-        params = jnp.ones_like(gradients[0])
-        return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]
-
-    return jax.jit(run)
+    params = jnp.ones_like(gradients[0])
+    return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]
 
 
 def steps_of(parameters: np.ndarray) -> np.ndarray:

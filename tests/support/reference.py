@@ -3,9 +3,31 @@
 Nothing here is recursive: every average is written out as the weighted sum over all gradients that
 it stands for, and the variance as the weighted sum of squared deviations from the mean. So an
 error in a recursion of the library can't be an error here.
+
+`run_all` makes what is held against it.
 """
 
+import jax
 import numpy as np
+
+
+def run_all(txs, gradients, params=None):
+    """Updates [steps, ...] and the final state of each transformation, all in one program.
+
+    Parameters, if any, stay where they are.
+    """
+
+    @jax.jit
+    def scan(gradients):
+        def step(states, g):
+            pairs = [tx.update(g, state, params) for tx, state in zip(txs, states, strict=True)]
+            return [state for _, state in pairs], [updates for updates, _ in pairs]
+
+        first = jax.tree.map(lambda g: g[0], gradients)
+        return jax.lax.scan(step, [tx.init(first) for tx in txs], gradients)
+
+    states, updates = jax.tree.map(np.asarray, scan(gradients))
+    return list(zip(updates, states, strict=True))
 
 
 def scale_by_rms(
@@ -20,23 +42,21 @@ def scale_by_rms(
 ):
     """The updates [steps, ...] that belong to the gradients [steps, ...]."""
     g = np.asarray(gradients, np.complex128 if np.iscomplexobj(gradients) else np.float64)
-    shape = g.shape
+    shape, steps = g.shape, np.arange(len(g))
     g = g.reshape(len(g), -1)
-    updates = np.empty_like(g)
-    for t in range(1, len(g) + 1):
-        past = g[:t]
-        age = np.arange(t - 1, -1, -1.0)
-        weights = ((1 - decay) * decay**age)[:, None]
-        weight_of_start = decay**t
-        if bias_correction:
-            weights, weight_of_start = weights / weights.sum(), 0.0
-        if centered:
-            mean = np.sum(weights * past, axis=0)
-            nu = np.sum(weights * np.abs(past - mean) ** 2, axis=0)
-            nu += weight_of_start * np.abs(mean) ** 2  # the average started from a gradient of 0
-        else:
-            nu = np.sum(weights * np.abs(past) ** 2, axis=0)
-        nu += weight_of_start * initial_scale
-        root = np.sqrt(nu + eps) if eps_in_sqrt else np.sqrt(nu) + eps
-        updates[t - 1] = np.divide(g[t - 1], root, out=np.zeros_like(g[t - 1]), where=root != 0)
+    # A row of weights for each step, of all gradients until then.
+    weights = np.tril((1 - decay) * decay ** np.maximum(steps[:, None] - steps, 0.0))
+    weight_of_start = decay ** (steps[:, None] + 1.0)
+    if bias_correction:
+        weights, weight_of_start = weights / weights.sum(1, keepdims=True), 0.0
+    if centered:
+        mean = weights @ g
+        past = zip(steps + 1, weights, mean, strict=True)
+        nu = np.array([w[:t] @ np.abs(g[:t] - m) ** 2 for t, w, m in past])
+        nu += weight_of_start * np.abs(mean) ** 2  # the average started from a gradient of 0
+    else:
+        nu = weights @ np.abs(g) ** 2
+    nu += weight_of_start * initial_scale
+    root = np.sqrt(nu + eps) if eps_in_sqrt else np.sqrt(nu) + eps
+    updates = np.divide(g, root, out=np.zeros_like(g), where=root != 0)
     return updates.reshape(shape)

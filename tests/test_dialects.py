@@ -3,6 +3,8 @@
 import functools
 import inspect
 import re
+import sys
+import types
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ import pytest
 from oracles import LIVE, QUICK, RECORDED, TOLERANCES
 from trajectories import RECORDED_STEPS, SCHEDULES, gradients, initial_params
 
-from rmsprop_jax import RmsState, dialects
+from rmsprop_jax import RmsState, dialects, scale_by_rms
 
 NAMES = dialects.__all__
 
@@ -44,7 +46,7 @@ def available(framework):
 @pytest.mark.parametrize(
     ("framework", "dtype", "every"),
     [
-        # In float32, one configuration of each is below.
+        # In float32, one configuration of each is among the mistakes below.
         *((name, oracles.dtypes(name)[0], False) for name in RECORDED),
         *(
             pytest.param(name, dtype, True, marks=pytest.mark.nightly)
@@ -97,6 +99,109 @@ def test_burn_gives_the_numbers_in_its_own_tests():
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
+# What makes a dialect, undone: each has to fail the comparisons above.
+
+
+def deviation_from_the_new_mean(decay, eps, *, eps_in_sqrt=False, initial_scale=0.0, **options):
+    """A centered second moment that isn't the variance: it averages (g - new mean)^2."""
+
+    def init(params):
+        return jnp.full_like(params, initial_scale), jnp.zeros_like(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        g, (nu, mu) = updates, state
+        mu = decay * mu + (1 - decay) * g
+        nu = decay * nu + (1 - decay) * (g - mu) ** 2
+        return g / (jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps), (nu, mu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def momentum_of_updates(*args, numerator=None, **options):
+    """What is summed up has been divided before."""
+    rms = scale_by_rms(*args, **options)
+    return rms if numerator is None else optax.chain(rms, numerator)
+
+
+def with_option(name, change):
+    """`scale_by_rms` with one option other than asked for."""
+    default = inspect.signature(scale_by_rms).parameters[name].default
+
+    def mutant(*args, **options):
+        return scale_by_rms(*args, **options | {name: change(options.get(name, default))})
+
+    return mutant
+
+
+RATE, TRACE = r"( *parts\.scale_by_learning_rate\(.*\n)", r"( *\S.*trace\(.*\n)"
+MUTATIONS: dict[str, Any] = {  # another `scale_by_rms`, or a replacement in the dialect's source
+    "nothing": scale_by_rms,
+    "place of eps": with_option("eps_in_sqrt", lambda inside: not inside),
+    "start value": with_option("initial_scale", lambda start: 1.0 - start),
+    "centering": with_option("centered", lambda centered: False),
+    "form of centering": deviation_from_the_new_mean,
+    "place of the learning rate": (
+        (RATE + TRACE, r"\2\1"),
+        (TRACE + RATE, r"\2\1"),
+        ("if lr_in_momentum else", "if not lr_in_momentum else"),
+    ),
+    "order of weight decay": (
+        (
+            rf" *parts.coupled_decay\(weight_decay\),\n(.*\n(?:{RATE}|{TRACE}){{2}})",
+            r"\1parts.decoupled_decay(RATE, weight_decay),\n",
+        ),
+        (
+            r"( *scale_by_rms\(.*\n(?:.*\n)*) *parts.decoupled_decay\(learning_rate, .*\n",
+            r"parts.coupled_decay(weight_decay),\n\1",
+        ),
+        ("if decoupled_decay else", "if not decoupled_decay else"),
+        ("if decouple_wd else", "if not decouple_wd else"),
+        (
+            rf" *parts.coupled_decay\(weight_decay\),\n(.*\n.*\n(?:{RATE}|{TRACE}){{2}})",
+            r"\1parts.decoupled_decay(RATE, weight_decay),\n",
+        ),
+    ),
+    "what momentum is of": momentum_of_updates,
+    "place of maximize": ((r"( *parts.scale\(-1.0\).*\n)( *parts.coupled_decay.*\n)", r"\2\1"),),
+}
+UNCENTERED = ("jax_example_libraries", "fastai", "tensorflowjs")
+WITHOUT = {  # what a framework doesn't have, or always has
+    "centering": ["mlx", *UNCENTERED],
+    "form of centering": ["mlx", *UNCENTERED],
+    "place of the learning rate": ["mlx", "fastai"],
+    "order of weight decay": [
+        *("tf_keras_legacy", "tensorflow1", "sonnet", "optax", "mlx", "chainer_graves"),
+        *("jax_example_libraries", "tensorflowjs"),
+    ],
+    "what momentum is of": [name for name in RECORDED if name != "fastai"],
+    "place of maximize": [name for name in RECORDED if name not in ("pytorch", "torchopt")],
+}
+MUTANTS = [
+    (framework, mutation)
+    for framework in RECORDED
+    for mutation in MUTATIONS
+    if framework not in WITHOUT.get(mutation, ())
+    and mutation != "nothing"
+    and framework != "mxnet"  # graves once
+]
+BY_DAY = ("timm", "fastai", "torchopt")
+"""Frameworks that have all of it between them."""
+
+
+def mutant(dialect, mutation):
+    """A dialect with one mistake."""
+    function = getattr(dialects, dialect)
+    source, change, namespace = inspect.getsource(function), MUTATIONS[mutation], {}
+    if isinstance(change, tuple):
+        first = next(iter(inspect.signature(function).parameters))
+        new = [re.subn(old, new.replace("RATE", first), source) for old, new in change]
+        ((source, _),) = [(text, count) for text, count in new if count == 1]
+    else:
+        namespace = {"scale_by_rms": change}
+    exec(source, namespace := vars(sys.modules[function.__module__]) | namespace)
+    return namespace[dialect]
+
+
 def with_everything(framework):
     """A configuration with all that the framework has, and what the framework did with it."""
     is_recorded = framework != "optax"  # which runs now
@@ -107,19 +212,35 @@ def with_everything(framework):
 
 
 @functools.cache
-def single_precision():
-    """How far each dialect is from its framework, in one program for all, compiled as users do."""
-    configs, theirs = zip(*map(with_everything, RECORDED), strict=True)
-    pairs = zip(RECORDED, configs, strict=True)
-    factories = [functools.partial(oracles.call, name, config) for name, config in pairs]
-    rows = oracles.run(factories, "float32")[:, SCHEDULES.index("step")]
+def distances(mutants, options=None):
+    """How far a framework is from its dialect with a mistake, for pairs of both."""
+    factories = []
+    for framework, mutation in mutants:
+        dialect = RECORDED[framework]
+        calls = vars(dialects) | {dialect: mutant(dialect, mutation)}
+        config, calls = with_everything(framework)[0], types.SimpleNamespace(**calls)
+        factories.append(functools.partial(oracles.call, framework, config, calls=calls))
+    rows = oracles.run(factories, "float32", options and dict(options))[:, SCHEDULES.index("step")]
+    theirs = [with_everything(framework)[1] for framework, _ in mutants]
     found = oracles.distance(rows[:, np.array(RECORDED_STEPS) - 1], np.stack(theirs))
-    return dict(zip(RECORDED, found, strict=True))
+    return dict(zip(mutants, found, strict=True))
 
 
 @pytest.mark.parametrize("framework", RECORDED)
 def test_single_precision(framework):
-    assert single_precision()[framework] <= TOLERANCES["float32"]
+    """In one program for all, compiled as users do."""
+    every = tuple((name, "nothing") for name in RECORDED)
+    assert distances(every)[framework, "nothing"] <= TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize(
+    ("framework", "mutation"),
+    [pytest.param(*x, marks=() if x[0] in BY_DAY else pytest.mark.nightly) for x in MUTANTS],
+)
+def test_every_mistake_is_noticed(framework, mutation):
+    together = tuple(x for x in MUTANTS if (x[0] in BY_DAY) == (framework in BY_DAY))
+    found = distances(together, tuple(QUICK.items()))
+    assert found[framework, mutation] > 10 * TOLERANCES["float32"]
 
 
 def test_complex_parameters():

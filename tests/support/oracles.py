@@ -112,7 +112,9 @@ RECORDED = {
 """The dialect that each recording is of."""
 
 
-def call(framework: str, config: Config, learning_rate: Any) -> _optax.GradientTransformation:
+def call(
+    framework: str, config: Config, learning_rate: Any, calls: Any = dialects
+) -> _optax.GradientTransformation:
     """Our call for a framework's own arguments."""
     config = dict(config)
     if framework == "timm" and config.get("corrected_weight_decay"):
@@ -122,13 +124,13 @@ def call(framework: str, config: Config, learning_rate: Any) -> _optax.GradientT
     if framework == "mxnet" and not config["centered"]:
         names = {"gamma1": "rho", "epsilon": "epsilon", "wd": "weight_decay"}
         arguments = {ours: config[theirs] for theirs, ours in names.items()}
-        return dialects.paddle(learning_rate, **arguments)  # gamma2 is ignored
+        return calls.paddle(learning_rate, **arguments)  # gamma2 is ignored
     if framework == "mxnet":
         names = {"gamma1": "alpha", "gamma2": "momentum", "epsilon": "eps", "wd": "wd"}
         config = {ours: config[theirs] for theirs, ours in names.items()}
     dialect = RECORDED.get(framework, framework)
     weight_decay = config.pop("wd", 0.0) if dialect == "graves" else 0.0
-    tx = getattr(dialects, dialect)(learning_rate, **config)
+    tx = getattr(calls, dialect)(learning_rate, **config)
     return _optax.chain(_optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
 
 

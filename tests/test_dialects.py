@@ -44,21 +44,17 @@ def available(framework):
 
 
 @pytest.mark.parametrize(
-    ("framework", "dtype", "every"),
+    ("framework", "dtype"),
     [
         # In float32, one configuration of each is among the mistakes below.
-        *((name, oracles.dtypes(name)[0], False) for name in RECORDED),
-        *(
-            pytest.param(name, dtype, True, marks=pytest.mark.nightly)
-            for name in RECORDED
-            for dtype in oracles.dtypes(name)
-        ),
+        pytest.param(name, dtype, marks=pytest.mark.nightly if i else ())
+        for name in RECORDED
+        for i, dtype in enumerate(oracles.dtypes(name))
     ],
 )
-def test_framework(framework, dtype, every):
-    options = QUICK if dtype == "float64" else None
-    distances = oracles.compare(framework, dtype, options=options, every=every)
-    configs, _ = oracles.recording(framework, dtype, every)
+def test_framework(framework, dtype):
+    distances = oracles.compare(framework, dtype, options=QUICK if dtype == "float64" else None)
+    configs, _ = oracles.recording(framework, dtype)
     assert distances.shape == (len(configs),)
     assert distances.max() <= TOLERANCES[dtype], configs[distances.argmax()]
 
@@ -204,8 +200,7 @@ def mutant(dialect, mutation):
 
 def with_everything(framework):
     """A configuration with all that the framework has, and what the framework did with it."""
-    is_recorded = framework != "optax"  # which runs now
-    configs, theirs = oracles.recording(framework, "float32", every=is_recorded)
+    configs, theirs = oracles.recording(framework, "float32")
     steps = [i for i, config in enumerate(configs) if config["schedule"] == "step"]
     first = max(steps, key=lambda i: sum(map(bool, configs[i]["kwargs"].values())))
     return configs[first]["kwargs"], theirs[first]
@@ -268,17 +263,9 @@ def test_complex_parameters():
     np.testing.assert_allclose(mine, theirs, rtol=1e-11)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "every"),
-    [
-        ("float32", False),
-        pytest.param("float32", True, marks=pytest.mark.nightly),
-        pytest.param("float64", True, marks=pytest.mark.nightly),
-    ],
-)
-def test_optax_values(dtype, every):
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)])
+def test_optax_values(dtype):
     """Every step starts from Optax's own state, so that differences don't add up."""
-    configs = LIVE["optax"] if every else oracles.some(LIVE["optax"])
 
     def run(config, start, grads):
         theirs, mine = optax.rmsprop(2.0**-7, **config), dialects.optax(2.0**-7, **config)
@@ -300,12 +287,12 @@ def test_optax_values(dtype, every):
         return jax.lax.scan(step, (start, theirs.init(start), jnp.int32(0)), grads)[1]
 
     def run_all(start, grads):
-        return [run(config, start, grads) for config in configs]
+        return [run(config, start, grads) for config in LIVE["optax"]]
 
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
         start = jnp.asarray(initial_params(dtype))
         results = jax.jit(run_all)(start, jnp.asarray(gradients(dtype)[:300]))
-    for config, result in zip(configs, results, strict=True):
+    for config, result in zip(LIVE["optax"], results, strict=True):
         theirs, mine = map(np.asarray, result)
         ulp = np.spacing(np.maximum(np.abs(theirs), 1))  # of 1 for a parameter on its way past 0
         assert np.max(np.abs(mine - theirs) / ulp) <= 2, config

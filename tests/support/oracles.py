@@ -175,7 +175,7 @@ def _scan(makers, dtype, options=None):
             return jax.lax.scan(step, [init(start) for init in inits], grads)[1]
 
         run = jax.jit(jax.vmap(with_rates), compiler_options=options)
-        return np.moveaxis(np.asarray(run(rates)), 2, 0)
+        return np.moveaxis(run(rates), 2, 0)
 
 
 def optax(configs: Sequence[Config], dtype: str, steps: int = STEPS) -> np.ndarray:
@@ -277,37 +277,15 @@ def optimizer(framework: str) -> Any:
     return importlib.import_module("torch").optim.RMSprop
 
 
-def live(
-    framework: str, dtype: str, steps: int = STEPS, every: bool = True
-) -> tuple[list[Config], np.ndarray]:
+def live(framework: str, dtype: str, steps: int = STEPS) -> tuple[list[Config], np.ndarray]:
     """What a framework of `LIVE` does today in the first steps, in the form of a recording."""
-    arguments = LIVE[framework] if every else some(LIVE[framework])
     configs: list[Config] = [
         {"kwargs": kwargs, "schedule": schedule}
-        for kwargs, schedule in itertools.product(arguments, SCHEDULES)
+        for kwargs, schedule in itertools.product(LIVE[framework], SCHEDULES)
     ]
     kept = [step - 1 for step in RECORDED_STEPS if step <= steps]
-    params = globals()[framework](arguments, dtype, steps)[:, :, kept]
+    params = globals()[framework](LIVE[framework], dtype, steps)[:, :, kept]
     return configs, params.reshape(len(configs), len(kept), SIZE)
-
-
-def some(arguments: Sequence[Config]) -> list[Config]:
-    """As few as have any two values of two arguments that occur together in any of them.
-
-    The first is the one with most that isn't 0, false or left out.
-    """
-    names = sorted({name for kwargs in arguments for name in kwargs})
-
-    def pairs(kwargs: Config) -> set[Any]:
-        return set(itertools.combinations([(name, repr(kwargs.get(name))) for name in names], 2))
-
-    missing: set[Any] = set().union(*map(pairs, arguments))
-    chosen: list[Config] = []
-    while missing:
-        gain = lambda kwargs: (len(pairs(kwargs) & missing), sum(map(bool, kwargs.values())))  # noqa: B023
-        chosen.append(max(arguments, key=gain))
-        missing -= pairs(chosen[-1])
-    return chosen
 
 
 def dtypes(framework: str) -> list[str]:
@@ -322,29 +300,20 @@ def _file(framework: str) -> str:
 
 
 @functools.cache
-def recording(framework: str, dtype: str, every: bool = True) -> tuple[list[Config], np.ndarray]:
-    """What a framework of `RECORDED` did, by configuration: every one, or `some`.
+def recording(framework: str, dtype: str) -> tuple[list[Config], np.ndarray]:
+    """What a framework of `RECORDED` did, by configuration.
 
     Optax is always here, and runs.
     """
     if framework == "optax":
-        return live(framework, dtype, every=every)
+        return live(framework, dtype)
     configs, params = recorded(_file(framework))
-    rows = list(range(len(configs)))
-    if framework == "burn":
-        rows = [i for i in rows if configs[i]["kwargs"].get("maximize") is False]
-        for i in rows:
-            del configs[i]["kwargs"]["maximize"]
-    if not every:
-        chosen = some([arguments_of(configs[i]) for i in rows])
-        rows = [i for i in rows if arguments_of(configs[i]) in chosen]
+    if framework != "burn":
+        return configs, params[dtype]
+    rows = [i for i, config in enumerate(configs) if config["kwargs"].get("maximize") is False]
+    for i in rows:
+        del configs[i]["kwargs"]["maximize"]
     return [configs[i] for i in rows], params[dtype][rows]
-
-
-def arguments_of(config: Config) -> Config:
-    """The arguments of a recorded configuration, weight decay by a hook among them."""
-    hook = config.get("weight_decay_hook")
-    return config["kwargs"] | ({"wd": hook["rate"]} if hook else {})
 
 
 def compare(
@@ -352,7 +321,6 @@ def compare(
     dtype: str,
     make: Callable[..., Any] = call,
     options: Mapping[str, bool | str] | None = None,
-    every: bool = True,
 ) -> np.ndarray:
     """How far our calls are from the real framework, by configuration.
 
@@ -361,14 +329,17 @@ def compare(
       dtype: to compute in.
       make: from a framework, its arguments and a learning rate to a transformation.
       options: of XLA.
-      every: compare every configuration, or `some`.
 
     Returns:
       The largest difference of a parameter after any of the recorded steps, in units of the largest
       parameter of the run.
     """
-    configs, theirs = recording(framework, dtype, every)
-    arguments = [arguments_of(config) for config in configs]
+    configs, theirs = recording(framework, dtype)
+    arguments = [
+        config["kwargs"] | ({"wd": hook["rate"]} if hook else {})
+        for config in configs
+        for hook in [config.get("weight_decay_hook")]
+    ]
     distinct = [x for i, x in enumerate(arguments) if x not in arguments[:i]]
     rows = [distinct.index(x) for x in arguments]
     schedules = [SCHEDULES.index(config["schedule"]) for config in configs]

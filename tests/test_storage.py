@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import io
 import pickle
+import re
 import weakref
 from typing import Any
 
@@ -18,7 +18,6 @@ import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_devices import AXIS_TYPES, each_axis_type
 from test_types import types
 from test_wrappers import start, train
 
@@ -39,20 +38,29 @@ RANGES = [
 UP_AND_DOWN = np.uint32([[2**32 - 1], [0]])  # random bits
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encoded(form, x, random):
+    return form.encode(x, random)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decoded(form, code):
+    return form.decode(code)
+
+
 def codes(form):
     """All codes of a format, as it makes them: one NaN, no subnormal numbers."""
     if form.dtype == jnp.uint8:
-        return jnp.arange(256).astype(jnp.uint8)
+        return np.arange(256, dtype=np.uint8)
     exponent = np.arange(2**16) >> (8 if form is U16 else 7) & 255
-    every = np.arange(2**16)[(exponent > 0) & (exponent < 255)].astype(np.uint16)
-    every = jnp.concatenate([jnp.asarray(every), jnp.uint16([0])])
-    return every if form is U16 else jax.lax.bitcast_convert_type(every, jnp.bfloat16)
+    every = np.arange(2**16)[(exponent > 0) & (exponent < 255)]
+    return np.append(every, 0).astype(np.uint16).view(form.dtype)
 
 
 @functools.cache
 def numbers(form):
     """All finite numbers of a format, 0 and up, in order."""
-    x = np.asarray(form.decode(codes(form)))
+    x = np.asarray(decoded(form, codes(form)))
     return np.sort(x[np.isfinite(x) & (x >= 0)])
 
 
@@ -62,7 +70,7 @@ def numbers(form):
 @pytest.mark.parametrize("form", RANGES)
 def test_what_a_format_keeps_it_keeps_exactly(form):
     every = codes(form)
-    again = form.encode(form.decode(every), jnp.asarray(UP_AND_DOWN))
+    again = encoded(form, decoded(form, every), UP_AND_DOWN)
     assert again.dtype == form.dtype
     np.testing.assert_array_equal(again, np.stack([every, every]))
 
@@ -141,14 +149,11 @@ def test_hostile_numbers(name):
     x, *columns = zip(*HOSTILE, strict=True)
     wanted = columns[list(FORMATS).index(name)]
     wanted = [{"max": largest, "-max": -largest}.get(number, number) for number in wanted]
-    x = jnp.asarray(np.stack([np.float32(number) for number in x]))
-    for run in (form.encode, jax.jit(form.encode)):
-        kept = form.decode(run(x, jnp.asarray(UP_AND_DOWN)))
-        np.testing.assert_array_equal(kept, [wanted, wanted])
-        if form is BF16:
-            np.testing.assert_array_equal(
-                np.signbit(kept[:, np.asarray(x) == 0]), [[False, True]] * 2
-            )
+    x = np.stack([np.float32(number) for number in x])
+    kept = decoded(form, encoded(form, x, UP_AND_DOWN))
+    np.testing.assert_array_equal(kept, [wanted, wanted])
+    if form is BF16:
+        np.testing.assert_array_equal(np.signbit(kept[:, x == 0]), [[False, True]] * 2)
 
 
 @each_format
@@ -156,23 +161,22 @@ def test_rounding_is_right_on_average(form):
     """Over evenly spaced random bits, the mean is the number, to their spacing."""
     x = np.concatenate(
         [
-            np.random.default_rng(0).lognormal(sigma=4, size=60).clip(max=4e4).astype(np.float32),
+            np.random.default_rng(0).lognormal(sigma=4, size=60).clip(max=4e4),
             [1.0, 1.001, 1.999, np.nextafter(np.float32(2), np.float32(1))],
             numbers(form)[1] * np.float32([1, 1.3, 1.9, 2.4, 3.6]),
+            [2.0**-52] if form is U8 else [],  # where it has nothing but 0 and its first number
         ]
     ).astype(np.float32)
     n = 2**15
-    random = jnp.arange(n).astype(jnp.uint32) * jnp.uint32(2**32 // n)
-    rounded = np.asarray(form.decode(form.encode(jnp.asarray(x)[:, None], random)), np.float64)
+    random = np.arange(0, 2**32, 2**32 // n, dtype=np.uint32)
+    rounded = np.asarray(decoded(form, encoded(form, x[:, None], random)), np.float64)
     above = np.searchsorted(numbers(form), x)
     gap = numbers(form)[above] - numbers(form)[np.maximum(above - 1, 0)]
     assert np.max(np.abs(rounded.mean(1) - x) / gap) <= 1.001 / n
     assert np.max(np.abs(rounded - x[:, None]) / gap[:, None]) < 1
-    if form is U8:  # also where it has nothing but 0 and its first number
-        x = jnp.float32(2.0**-52)
-        rounded = form.decode(form.encode(x, random))
-        assert set(np.unique(rounded)) == {0.0, 2.0**-50}
-        assert np.mean(np.asarray(rounded)) == x
+    if form is U8:
+        assert set(rounded[-1]) == {0.0, 2.0**-50}
+        assert np.mean(rounded[-1]) == x[-1]
 
 
 @each_format
@@ -184,13 +188,13 @@ def test_rounding_is_right_on_average(form):
 )
 def test_rounds_to_a_neighbour_and_up_with_larger_random_numbers(form, x, random, more):
     low, high = sorted((random, more))
-    rounded = [float(form.decode(form.encode(jnp.float32(x), jnp.uint32(r)))) for r in (low, high)]
+    rounded = decoded(form, encoded(form, np.float32(x), np.uint32([low, high])))
     every = numbers(form)
     i = np.searchsorted(every, np.float32(x))
     below = every[i] if i < len(every) and every[i] == np.float32(x) else every[i - 1]
     above = every[min(i, len(every) - 1)]
     assert below <= rounded[0] <= rounded[1] <= above
-    assert set(rounded) <= {below, above}
+    assert set(rounded.tolist()) <= {below, above}
 
 
 # Random bits
@@ -301,9 +305,9 @@ def test_random_bits_are_uniform_and_independent():
 
 def test_random_bits_of_one_element_over_the_steps():
     """What one accumulator sees in time."""
-    steps = jnp.arange(4096).astype(jnp.uint32)
-    zero = np.uint32(0)
-    x = np.asarray(jax.vmap(lambda t: hashing.random_bits(jnp.zeros(512), zero, zero, t))(steps))
+    zero, steps = np.uint32(0), np.arange(4096, dtype=np.uint32)
+    at = jax.vmap(lambda t: hashing.random_bits(jnp.zeros(512), zero, zero, t))
+    x = np.asarray(jax.jit(at)(steps))
     off = [chi_square(x), *(chi_square(x[lag:], x[:-lag]) for lag in (1, 2, 8))]
     off += [correlation(x[lag:], x[:-lag], bit) for lag in (1, 2, 8) for bit in (31, 17, 11)]
     assert np.max(np.abs(off)) < 6
@@ -315,112 +319,141 @@ def test_random_bits_of_one_element_over_the_steps():
 # Averages
 
 
-def averages(form, decay, gradients, steps, nu=0.0):
-    """The stored average and the exact one, after each of some numbers of steps."""
+def averages(forms, decay, gradients, steps, nu=0.0):
+    """The stored average in each format, and the "exact" one, after some steps: in one program."""
     plain = scale_by_rms(decay, initial_scale=nu)
-    stored = store(plain, nu=form)
-    n = gradients(0).shape
+    txs = {"exact": plain} | {name: store(plain, nu=form) for name, form in forms.items()}
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def run(state, exact, length):
-        def step(carry, t):
+    @jax.jit
+    def run():
+        def step(states, t):
             g = gradients(t)
-            return (stored.update(g, carry[0])[1], plain.update(g, carry[1])[1]), None
+            return {name: tx.update(g, states[name])[1] for name, tx in txs.items()}, None
 
-        return jax.lax.scan(step, (state, exact), jnp.arange(length))[0]
+        first = {name: tx.init(jnp.zeros(gradients(0).shape)) for name, tx in txs.items()}
+        states, _ = jax.lax.scan(step, first, jnp.arange(steps))
+        exact = {"exact": states["exact"].nu}
+        return exact | {name: unpack(states[name], nu=form).nu for name, form in forms.items()}
 
-    carry = stored.init(jnp.zeros(n)), plain.init(jnp.zeros(n))
-    state, exact = run(*carry, steps)
-    return np.asarray(unpack(state, nu=form).nu), np.asarray(exact.nu)
+    return {name: np.asarray(x, np.float64) for name, x in run().items()}
 
 
-each_decay = pytest.mark.parametrize(
-    "decay", [0.99, *(pytest.param(decay, marks=pytest.mark.nightly) for decay in (0.9, 0.999))]
-)
+def with_decay(decay):
+    return {name: form.with_decay(decay) for name, form in FORMATS.items()}
+
+
+def dense(t):
+    """Gradients with scales that differ by octaves within the array."""
+    scales, now = jax.random.normal(key(1), (16_384,)), jax.random.fold_in(key(0), t)
+    return jnp.exp2(2 * scales) * jax.random.normal(now, scales.shape)
+
+
+def sparse(t):
+    """The case that defeats `U8` alone: gradients that are 0 in 99 of 100 steps."""
+    size, chance = jax.random.split(jax.random.fold_in(key(0), t))
+    rare = jax.random.uniform(chance, (4096,)) < 0.01
+    return jnp.where(rare, jax.random.normal(size, (4096,)), 0.0)
+
+
+def key(seed):
+    return jax.random.key(seed, impl="unsafe_rbg")  # compiles in no time
+
+
+@functools.cache
+def ratios(gradients, decay):
+    """The root of the average in each format, divided by the exact one."""
+    if gradients is dense:
+        found = averages(FORMATS, decay, dense, round(6 / (1 - decay)))
+    else:
+        found = averages(with_decay(decay), decay, sparse, max(1000, round(4 / (1 - decay))))
+    exact = found.pop("exact")
+    seen = exact > U8.smallest
+    return {name: np.sqrt(x[seen] / exact[seen]) for name, x in found.items()}
+
+
 LIMITS = {"U16": (3e-4, 0.016), "BF16": (5e-4, 0.025), "U8": (0.015, 0.17)}
 
 
-@each_decay
+@pytest.mark.parametrize(
+    "decay", [0.99, *(pytest.param(decay, marks=pytest.mark.nightly) for decay in (0.9, 0.999))]
+)
+@pytest.mark.parametrize("gradients", [dense, sparse])
 @pytest.mark.parametrize("name", FORMATS)
-def test_stationary_error(name, decay):
-    """The error of the root, with scales that differ by octaves within the array."""
-    n = 16_384
-    scale = jnp.exp2(2 * jax.random.normal(jax.random.key(1), (n,)))
-
-    def gradients(t):
-        return scale * jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (n,))
-
-    kept, exact = averages(FORMATS[name], decay, gradients, round(6 / (1 - decay)))
-    ratio = np.sqrt(kept.astype(np.float64) / exact)
+def test_stationary_error(name, gradients, decay):
+    """Sparse gradients are as good as dense ones for a format that knows the decay."""
+    ratio = ratios(gradients, decay)[name]
     bias, spread = LIMITS[name]
+    n = jax.eval_shape(gradients, 0).size
     assert abs(ratio.mean() - 1) < bias + 3 * spread / np.sqrt(n)
     assert ratio.std() < spread
 
 
 @pytest.mark.parametrize("decay", [pytest.param(0.9, marks=pytest.mark.nightly), 0.999])
-@each_format
-def test_follows_where_bfloat16_stalls(form, decay):
+def test_follows_where_bfloat16_stalls(decay):
     """After the gradients fall, or rise, the average is there in 10 time constants."""
-    steps = round(10 / (1 - decay))
     g = np.repeat(1 / np.float32([[100.0], [1e4], [0.01]]), 4096, axis=1)
-    kept, exact = averages(form, decay, lambda t: g, steps, nu=1.0)
-    # The start is still there by exp(-10), which is all there is after a fall by 1e4.
-    np.testing.assert_allclose(kept.mean(1), exact[:, 0], rtol=0.03)
-    if decay == 0.999 and form is BF16:
-        stalled, _ = averages(jnp.bfloat16, decay, lambda t: g, steps, nu=1.0)
-        assert np.all(np.median(stalled[:2], axis=1) == 1.0)
+    forms = FORMATS | {"bfloat16": jnp.bfloat16}
+    found = averages(forms, decay, lambda t: g, round(10 / (1 - decay)), nu=1.0)
+    for name in FORMATS:
+        # The start is still there by exp(-10), which is all there is after a fall by 1e4.
+        np.testing.assert_allclose(found[name].mean(1), found["exact"][:, 0], rtol=0.03)
+    assert decay == 0.9 or np.all(np.median(found["bfloat16"][:2], axis=1) == 1.0)
 
 
-@each_format
-def test_with_decay_what_only_decays_is_exact(form):
+def test_with_decay_what_only_decays_is_exact():
     """Over 4,000 steps, where without it every element walks a way of its own."""
-    gradients, steps = lambda t: jnp.zeros(2048), 4000
-    kept, exact = averages(form.with_decay(0.998), 0.998, gradients, steps, nu=1.0)
-    assert np.mean(np.abs(kept / exact - 1) < 1e-4) > 0.8
-    walked, _ = averages(form, 0.998, gradients, steps, nu=1.0)
-    assert np.mean(np.abs(walked / exact - 1) < 1e-4) < 0.05
+    walking = {f"{name} alone": form for name, form in FORMATS.items()}
+    found = averages(with_decay(0.998) | walking, 0.998, lambda t: jnp.zeros(2048), 4000, nu=1.0)
+    near = {name: np.mean(np.abs(x / found["exact"] - 1) < 1e-4) for name, x in found.items()}
+    for name in FORMATS:
+        assert near[name] > 0.8
+        assert near[f"{name} alone"] < 0.05
 
 
-@each_decay
-@pytest.mark.parametrize("name", FORMATS)
-def test_with_decay_sparse_gradients_are_as_good_as_dense_ones(name, decay):
-    """The case that defeats `U8` alone: gradients that are 0 in 99 of 100 steps."""
-    n = 4096
-
-    def gradients(t):
-        size, chance = jax.random.split(jax.random.fold_in(jax.random.key(0), t))
-        g = jax.random.normal(size, (n,))
-        return jnp.where(jax.random.uniform(chance, (n,)) < 0.01, g, 0.0)
-
-    steps = max(1000, round(4 / (1 - decay)))
-    kept, exact = averages(FORMATS[name].with_decay(decay), decay, gradients, steps)
-    seen = exact > U8.smallest
-    ratio = np.sqrt(kept[seen].astype(np.float64) / exact[seen])
-    bias, spread = LIMITS[name]
-    assert abs(ratio.mean() - 1) < bias + 3 * spread / np.sqrt(n)
-    assert ratio.std() < spread
-
-
-@each_format
-def test_with_another_decay_it_is_still_right_on_average(form):
-    kept, exact = averages(form.with_decay(0.8), 0.95, lambda t: jnp.zeros(2**15), 60, nu=1.0)
-    error = kept.astype(np.float64) / exact - 1
-    assert 0 < error.std() < 2
-    assert abs(error.mean()) < 5 * error.std() / np.sqrt(2**15)
+def test_with_another_decay_it_is_still_right_on_average():
+    found = averages(with_decay(0.8), 0.95, lambda t: jnp.zeros(2**15), 60, nu=1.0)
+    for name in FORMATS:
+        error = found[name] / found["exact"] - 1
+        assert 0 < error.std() < 2
+        assert abs(error.mean()) < 5 * error.std() / np.sqrt(2**15)
 
 
 # The transformation
 
 STORED = {
-    "rmsprop U8": lambda: store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16),
-    "rmsprop U16": lambda: store(rmsprop(0.1, 0.99), nu=U16),
-    "with_decay": lambda: store(rmsprop(0.1, 0.99), nu=U8.with_decay(0.99)),
+    "U8, BF16": lambda: store(rmsprop(0.1, 0.99, momentum=0.5), nu=U8.with_decay(0.99), trace=BF16),
+    "U16": lambda: store(rmsprop(0.1, 0.99), nu=U16),
     "centered": lambda: store(rmsprop(0.1, centered=True), nu=U8, mu=BF16),
     "adamw": lambda: store(optax.adamw(0.1), mu=BF16, nu=U8),
     "dtypes": lambda: store(optax.adamw(0.1), mu=jnp.bfloat16, nu=jnp.float32),
 }
 # Those whose own arithmetic is the same to the bit however XLA compiles it; AdamW's is not.
-exact_stored = pytest.mark.parametrize("make", list(STORED.values())[:3], ids=list(STORED)[:3])
+exact_stored = pytest.mark.parametrize(
+    "make", [STORED["U8, BF16"], pytest.param(STORED["U16"], marks=pytest.mark.nightly)]
+)
+PARAMS = {"w": np.ones((24, 16), np.float32), "b": np.ones(16, np.float32), "s": np.float32(1)}
+ADAM = optax.adam(0.1)
+PLAIN = rmsprop(0.1, momentum=0.9)
+WIDE = PLAIN.init(PARAMS)
+
+
+def gradients(t):
+    """Those of PARAMS at a step."""
+    rng = np.random.default_rng(t)
+    return jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), PARAMS)
+
+
+def trained(tx, steps, state=None, first=0, update=None):
+    """The updates of the last of some steps, and the state."""
+    state = tx.init(PARAMS) if state is None else state
+    updates = PARAMS
+    for t in range(first, first + steps):
+        updates, state = (update or tx.update)(gradients(t), state, PARAMS)
+    return updates, state
+
+
+def stored_state(**formats):
+    return store(PLAIN, **formats).init(PARAMS)
 
 
 @contextlib.contextmanager
@@ -456,70 +489,37 @@ def same(a, b):
     )
 
 
-def problem(shape=(24, 16)):
-    """Parameters of some shapes, and their gradients at a step."""
-    params = {"w": jnp.ones(shape), "b": jnp.ones(shape[-1:]), "s": jnp.ones(())}
-
-    def gradients(t):
-        rng = np.random.default_rng(t)
-        return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-
-    return params, gradients
-
-
-def trained(tx, steps, state=None, first=0, update=None):
-    """The updates of the last of some steps, and the state."""
-    params, gradients = problem()
-    state = tx.init(params) if state is None else state
-    updates = params
-    for t in range(first, first + steps):
-        updates, state = (update or tx.update)(gradients(t), state, params)
-    return updates, state
-
-
 def test_formats_are_kept():
-    assert dtypes(STORED["rmsprop U8"]().init(start())) == ["", "uint8", "bfloat16"]
-    assert dtypes(STORED["rmsprop U16"]().init(start())) == ["", "uint16", ""]
-    assert dtypes(STORED["centered"]().init(start())) == ["bfloat16", "uint8", ""]
-    assert dtypes(STORED["adamw"]().init(start())) == ["bfloat16", "uint8", ""]
-    wider = store(optax.adamw(0.1), nu=jnp.float32).init(start(jnp.bfloat16))
-    assert dtypes(wider) == ["bfloat16", "float32", ""]
+    kept = {name: dtypes(jax.eval_shape(make().init, PARAMS)) for name, make in STORED.items()}
+    assert kept == {
+        "U8, BF16": ["", "uint8", "bfloat16"],
+        "U16": ["", "uint16", ""],
+        "centered": ["bfloat16", "uint8", ""],
+        "adamw": ["bfloat16", "uint8", ""],
+        "dtypes": ["bfloat16", "float32", ""],
+    }
 
 
 WRAPPERS = {
-    "chain": lambda opt: optax.chain(optax.clip_by_global_norm(1.0), opt()),
-    "masked": lambda opt: optax.masked(opt(), {"w": True, "b": False}),
-    "partition": lambda opt: optax.partition(
-        {"rms": opt(), "sgd": optax.sgd(0.1)}, {"w": "rms", "b": "sgd"}
+    "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    "masked": lambda tx: optax.masked(tx, {"w": True, "b": False}),
+    "partition": lambda tx: optax.partition(
+        {"rms": tx, "sgd": optax.sgd(0.1)}, {"w": "rms", "b": "sgd"}
     ),
-    "MultiSteps": lambda opt: optax.MultiSteps(opt(), 3).gradient_transformation(),
-    "apply_if_finite": lambda opt: optax.apply_if_finite(opt(), 3),
-    "add_noise": lambda opt: optax.chain(optax.add_noise(0.01, 0.5, key=0), opt()),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 3).gradient_transformation(),
 }
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS)
-def test_wrapped(wrap):
-    """In every wrapper, and around it, float32 changes nothing; U8's errors are in test_matrix."""
-
-    def make(inside=None, outside=None):
-        def opt():
-            tx = rmsprop(0.01, 0.9, 1e-3, momentum=0.5)
-            return store(tx, **inside) if inside else tx
-
-        tx = WRAPPERS[wrap](opt)
-        return optax.with_extra_args_support(store(tx, **outside) if outside else tx)
-
-    exact, narrow = {"nu": jnp.float32, "trace": jnp.float32}, {"nu": U8, "trace": BF16}
-    stored = [{"inside": exact}]
-    if wrap != "add_noise":
-        stored.append({"outside": exact})
-        assert dtypes(make(outside=narrow).init(start())) == ["", "uint8", "bfloat16"]
-    with jax.numpy_dtype_promotion("standard"):
-        expected = train(make(), start())
-        for places in stored:
-            found = train(make(**places), start())
-            jax.tree.map(np.testing.assert_array_equal, found, expected)
+def test_around_wrappers():
+    """In float32 it changes nothing around all of them; test_matrix has it in each of them."""
+    tx = rmsprop(0.01, 0.9, 1e-3, momentum=0.5)
+    for wrap in WRAPPERS.values():
+        state = jax.eval_shape(store(wrap(tx), nu=U8, trace=BF16).init, start())
+        assert dtypes(state) == ["", "uint8", "bfloat16"]
+    tx = functools.reduce(lambda tx, wrap: wrap(tx), WRAPPERS.values(), tx)
+    found = train(store(tx, nu=jnp.float32, trace=jnp.float32), start())
+    jax.tree.map(np.testing.assert_array_equal, found, train(tx, start()))
 
 
 def test_extra_arguments_reach_the_transformation():
@@ -530,12 +530,10 @@ def test_extra_arguments_reach_the_transformation():
         lambda p: optax.TraceState(jax.tree.map(jnp.zeros_like, p)), update
     )
     tx = store(inner, trace=BF16)
-    state = tx.init(start())
-    for run in (tx.update, jax.jit(tx.update)):
-        updates, _ = run(start(), state, value=2.0)
-        np.testing.assert_array_equal(updates["w"], 2 * start()["w"])
-    updates, _ = tx.update(start(), state, value=2.0, function=test_formats_are_kept)
-    np.testing.assert_array_equal(updates["w"], 2 * start()["w"])
+    state = tx.init(PARAMS)
+    for run, more in ((tx.update, {"function": print}), (jax.jit(tx.update), {})):
+        updates, _ = run(PARAMS, state, value=2.0, **more)
+        np.testing.assert_array_equal(updates["w"], 2 * PARAMS["w"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -569,18 +567,8 @@ class Dropping:
         return U16.decode(code)
 
 
-PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
-ADAM = optax.adam(0.1)
-PLAIN = rmsprop(0.1, momentum=0.9)
-WIDE = jax.tree.map(lambda x: x, PLAIN.init(PARAMS))
-
-
 def updated(state, **formats):
     return store(PLAIN, **formats).update(PARAMS, state, PARAMS)
-
-
-def stored_state(**formats):
-    return store(PLAIN, **formats).init(PARAMS)
 
 
 MISUSE = {
@@ -632,37 +620,9 @@ MISUSE = {
     ),
     "float32 in a stored state": (
         lambda: updated(stored_state(nu=U8)._replace(inner=WIDE), nu=U8),
-        r"inner\[0\].nu\['b'\] of opt_state is float32 \(4,\), and codes of U8 are uint8",
+        r"inner\[0\].nu\['b'\] of opt_state is float32 \(16,\), and codes of U8 are uint8",
     ),
     "unpack a float32 state": (lambda: unpack(WIDE, nu=U8), "opt_state is a tuple, not the StoreS"),
-    "U8 read as U16": (
-        lambda: updated(stored_state(nu=U8), nu=U16),
-        "are nu=U8, and are read as nu=U16. storage.unpack",
-    ),
-    "U8 read as U8 with_range": (
-        lambda: updated(stored_state(nu=U8), nu=U8.with_range(1e-8, 10.0)),
-        r"are nu=U8, and are read as nu=U8, from 2\^-27, 3 bits",
-    ),
-    "U8 read as U8 with_decay": (
-        lambda: updated(stored_state(nu=U8), nu=U8.with_decay(0.9)),
-        "are nu=U8, and are read as nu=U8, decay 0.9",
-    ),
-    "with_decay read with another": (
-        lambda: unpack(stored_state(nu=U8.with_decay(0.99)), nu=U8.with_decay(0.9)),
-        "are nu=U8, decay 0.99, and are read as nu=U8, decay 0.9",
-    ),
-    "less than is stored": (
-        lambda: updated(stored_state(nu=U8, trace=BF16), nu=U8),
-        "are nu=U8, trace=BF16, and are read as nu=U8",
-    ),
-    "BF16 read as bfloat16": (
-        lambda: updated(stored_state(nu=BF16), nu=jnp.bfloat16),
-        "are nu=BF16, and are read as nu=bfloat16",
-    ),
-    "unpacked by another name": (
-        lambda: unpack(stored_state(nu=U8), mu=BF16),
-        "are nu=U8, and are read as mu=BF16",
-    ),
     "leaves of U8 in containers of U8 with_decay": (
         lambda: updated(
             jax.tree.unflatten(
@@ -691,6 +651,28 @@ def test_misuse_that_only_a_running_program_can_see():
     updates, new = jax.jit(tx.update)(PARAMS, state, PARAMS)
     assert np.all(np.isnan(updates["w"]))
     assert np.all(np.asarray(new.inner[0].nu["w"]) == 255)
+
+
+STORED_AS = {
+    "nu=U8": {"nu": U8},
+    "nu=U8, from 2^-27, 3 bits": {"nu": U8.with_range(1e-8, 10.0)},
+    "nu=U8, decay 0.9": {"nu": U8.with_decay(0.9)},
+    "nu=U8, decay 0.99": {"nu": U8.with_decay(0.99)},
+    "nu=U16": {"nu": U16},
+    "nu=BF16": {"nu": BF16},
+    "nu=bfloat16": {"nu": jnp.bfloat16},
+    "trace=BF16": {"trace": BF16},
+    "nu=U8, trace=BF16": {"nu": U8, "trace": BF16},
+}
+
+
+def test_a_state_of_other_formats_is_refused():
+    for stored, formats in STORED_AS.items():
+        state = pack(WIDE, **formats)
+        for read in STORED_AS.keys() - {stored}:
+            message = f"are {stored}, and are read as {read}. storage.unpack"
+            with pytest.raises(ValueError, match=re.escape(message)):
+                unpack(state, **STORED_AS[read])
 
 
 @pytest.mark.parametrize("other", [U16, U8.with_range(1e-8, 10.0), U8.with_decay(0.9)])
@@ -742,11 +724,10 @@ def test_extremes_are_counted():
     g = {"w": jnp.float32([0.0, 1e-12, 1.0, 1e9, np.nan]), "b": jnp.float32([1.0])}
     tx = store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16)
     _, state = tx.update(g, tx.init(g))
-    for run in (extremes, jax.jit(extremes, static_argnames=("nu", "trace"))):
-        counts = run(state, nu=U8, trace=BF16)
-        assert counts["[0].nu['w']"] == (2, 1, 1, 5)
-        assert counts["[0].nu['b']"] == (0, 0, 0, 1)
-        assert counts["[1].trace['w']"].nan == 1
+    counts = jax.jit(extremes, static_argnames=("nu", "trace"))(state, nu=U8, trace=BF16)
+    assert counts["[0].nu['w']"] == (2, 1, 1, 5)
+    assert counts["[0].nu['b']"] == (0, 0, 0, 1)
+    assert counts["[1].trace['w']"].nan == 1
 
 
 def test_arrays_at_different_places_never_share_random_bits():
@@ -787,18 +768,18 @@ def test_outside_of_jit_python_stays_python():
         rates.append(0.1 / (1 + int(count)))  # of a number that is known
         return rates[-1]
 
-    form, table = Half(keep=object()), np.float32([0.1, 0.2])
+    form, params = Half(keep=object()), {"w": jnp.ones(3), "b": jnp.ones(3)}
     seen = Dropping()
     gone = [weakref.ref(form), weakref.ref(schedule)]
     tx = store(rmsprop(schedule, momentum=0.9), nu=seen, trace=Half(form))
-    state = tx.init(PARAMS)
+    state = tx.init(params)
     with jax.transfer_guard("disallow"):
         for _ in range(2):
-            _, state = tx.update(PARAMS, state, PARAMS)
+            _, state = tx.update(params, state, params)
     assert rates == [0.1, 0.05]
     assert len(seen.seen) == 2 * 3
     assert not any(isinstance(x, jax.core.Tracer) for pair in seen.seen for x in pair)
-    del tx, form, schedule, table
+    del tx, form, schedule
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
 
@@ -821,26 +802,27 @@ def test_a_new_number_compiles_nothing():
     assert compiled == []
 
 
-def test_the_seed_may_be_traced():
+def test_the_seed_counts_and_may_be_traced():
     def run(seed):
-        tx = store(PLAIN, nu=U8, seed=seed)
+        tx = store(PLAIN, nu=U8, trace=BF16, seed=seed)
         return tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
     expected = [run(seed) for seed in (3, 4, 5)]
-    assert same(jax.jit(run)(jnp.uint32(3)), expected[0])
+    assert not same(expected[0], expected[1])
     assert same(run(np.int64(3)), expected[0])
     assert same(run(jnp.int32(3)), expected[0])
-    many = jax.vmap(run)(jnp.uint32([3, 4, 5]))
-    assert same(jax.tree.map(lambda x: x[2], many), expected[2])
+    many = jax.jit(jax.vmap(run))(np.uint32([3, 4, 5]))
+    for i in range(3):
+        assert same(jax.tree.map(lambda x: x[i], many), expected[i])  # noqa: B023
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", ["U8, BF16", "U16"])
 def test_healthy_numbers_are_no_nan(name):
-    tx = STORED[name]()
+    tx, params = STORED[name](), np.ones(4, np.float32)
     with jax.debug_nans(True), jax.disable_jit():
-        _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-        updates, _ = tx.update(PARAMS, state, PARAMS)
-    assert all(jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates))
+        _, state = tx.update(params, tx.init(params), params)
+        updates, _ = tx.update(params, state, params)
+    assert np.all(np.isfinite(updates))
 
 
 def test_it_carries_its_record():
@@ -848,36 +830,6 @@ def test_it_carries_its_record():
     assert record is not None
     assert record.factory is storage.store
     assert record.arguments == {"tx": PLAIN, "seed": 0, "formats": {"nu": U8, "trace": BF16}}
-
-
-@each_axis_type
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: store(rmsprop(0.1, momentum=0.5), nu=U16, trace=BF16),
-        lambda: store(rmsprop(0.1), nu=jnp.bfloat16),
-        lambda: store(optax.adamw(0.1), nu=U8),
-        lambda: weights.compensate(rmsprop(0.1)),
-        lambda: store(weights.compensate(rmsprop(0.1)), nu=U8, remainder=BF16),
-    ],
-)
-def test_a_new_state_lies_where_the_parameters_lie(make, axis_type):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
-    split, everywhere = (jax.NamedSharding(mesh, spec) for spec in (jax.P("x"), jax.P()))
-    with jax.set_mesh(mesh):
-        kinds = {"a": (8, 4), "b": (64, 64), "c": (4096,)}
-        params = {k: jax.device_put(jnp.ones(s, jnp.bfloat16), split) for k, s in kinds.items()}
-        tx = make()
-        first = tx.init(params)
-        for state in (first, jax.jit(tx.init)(params), tx.update(params, first, params)[1]):
-            for path, x in jax.tree.leaves_with_path(state):
-                wanted = split if x.ndim else everywhere
-                assert x.sharding.is_equivalent_to(wanted, x.ndim), path
-
-
-def test_a_state_can_be_pickled():
-    state = stored_state(nu=U8)
-    assert same(pickle.loads(pickle.dumps(state)), state)
 
 
 def test_parameters_may_have_any_names_and_holes():
@@ -889,17 +841,18 @@ def test_parameters_may_have_any_names_and_holes():
     tx = store(rmsprop(0.1), nu=U8)
     for params in ({}, {"a": None}, None):
         assert tx.update(params, tx.init(params))[0] == params
-    masked = optax.masked(store(rmsprop(0.1), nu=U8), {"w": False, "b": False})
-    masked.update(start(), masked.init(start()))
-    tx = store(optax.masked(rmsprop(0.1), {"w": False, "b": False}), nu=U8)
-    tx.update(start(), tx.init(start()))
+    for of in (
+        lambda tx: optax.masked(store(tx, nu=U8), {"w": False}),
+        lambda tx: store(optax.masked(tx, {"w": False}), nu=U8),
+    ):
+        masked = of(rmsprop(0.1))
+        masked.update({"w": 1.0}, masked.init({"w": 1.0}))
 
 
 def test_a_gradient_of_none_leaves_its_accumulator():
     tx = store(rmsprop(0.1), nu=U8)
     _, state = trained(tx, 3)
-    params, gradients = problem()
-    updates, new = tx.update(gradients(4) | {"w": None}, state, params)
+    updates, new = tx.update(gradients(4) | {"w": None}, state, PARAMS)
     assert updates["w"] is None
     np.testing.assert_array_equal(new.inner[0].nu["w"], state.inner[0].nu["w"])
     assert not np.array_equal(new.inner[0].nu["b"], state.inner[0].nu["b"])
@@ -908,98 +861,52 @@ def test_a_gradient_of_none_leaves_its_accumulator():
 def test_map_params_and_tree_get():
     tx = STORED["centered"]()
     specs = optax.tree.map_params(
-        tx, lambda _: "spec", tx.init(start()), transform_non_params=lambda _: "other"
+        tx, lambda _: "spec", tx.init(PARAMS), transform_non_params=lambda _: "other"
     )
-    assert specs.inner[0].nu == specs.inner[0].mu == {"w": "spec", "b": "spec"}
+    assert specs.inner[0].nu == specs.inner[0].mu == dict.fromkeys(PARAMS, "spec")
     assert specs.step == specs.inner[0].count == "other"
-    assert optax.tree.get(tx.init(start()), "count") == 0
+    assert optax.tree.get(tx.init(PARAMS), "count") == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "x64"),
-    [
-        ("rmsprop U8", False),
-        ("rmsprop U8", True),
-        ("adamw", True),
-        ("dtypes", False),
-        pytest.param("adamw", False, marks=pytest.mark.nightly),
-        pytest.param("dtypes", True, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("name", STORED)
 def test_types_are_kept(name, x64):
-    make = STORED[name]
+    """By shapes alone; and once by numbers, outside of `jit` and within."""
     with jax.enable_x64(x64):
         kinds = [jnp.float16, jnp.bfloat16, jnp.float32, *([jnp.float64] if x64 else [])]
         params = {k.__name__: jnp.ones((2, 3), k) for k in kinds} | {"s": jnp.ones(())}
-        tx = make()
-        state = tx.init(params)
-        promised = types(state)
-        assert all(not x.weak_type for x in jax.tree.leaves(state))
-        narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
-        for gradients, run in (
-            (params, tx.update),
-            (params, jax.jit(tx.update)),
-            (narrow, tx.update),
-        ):
-            updates, new = run(gradients, state, params)
-            assert types(new) == promised
-            assert types(updates) == types(gradients)
-        abstract = jax.eval_shape(tx.init, params)
-        expected = jax.tree.map(lambda x: (x.shape, x.dtype), state)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == expected
-        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-        assert same(tx.init(shapes), state)
+        narrow = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), params)
+        tx = STORED[name]()
+        state = jax.eval_shape(tx.init, params)
+        promised = jax.tree.map(lambda x: (x.shape, x.dtype, False), state)
+        now = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+        abstract = functools.partial(jax.eval_shape, tx.update)
+        runs = [(abstract, params, state), (abstract, narrow, state)]
+        if x64 and name == "U8, BF16":
+            state = tx.init(params)
+            assert now(state) == promised
+            assert same(tx.init(jax.eval_shape(lambda: params)), state)
+            runs += [(tx.update, params, state), (jax.jit(tx.update), params, state)]
+        for update, gradients, state in runs:
+            updates, new = update(gradients, state, params)
+            assert now(new) == promised
+            assert now(updates) == now(gradients)
 
 
 @exact_stored
 def test_the_same_bits_under_jit_and_scan(make):
     tx = make()
-    params, gradients = problem()
     expected = trained(tx, 6)
     assert same(trained(tx, 6, update=jax.jit(tx.update)), expected)
 
     @jax.jit
     def scanned(state, stacked):
-        step = lambda state, g: tx.update(g, state, params)[::-1]
+        step = lambda state, g: tx.update(g, state, PARAMS)[::-1]
         state, updates = jax.lax.scan(step, state, stacked)
         return jax.tree.map(lambda u: u[-1], updates), state
 
-    stacked = jax.tree.map(lambda *g: jnp.stack(g), *map(gradients, range(6)))
-    assert same(scanned(tx.init(params), stacked), expected)
-
-
-def test_the_seed_counts():
-    _, state = trained(store(rmsprop(0.1, momentum=0.5), nu=U8, trace=BF16, seed=1), 3)
-    assert not same(state, trained(STORED["rmsprop U8"](), 3)[1])
-
-
-@pytest.mark.parametrize("axis_type", AXIS_TYPES, ids=str)
-def test_the_same_bits_on_eight_devices(axis_type):
-    tx = STORED["rmsprop U8"]()
-    params, gradients = problem()
-    expected = trained(tx, 3)
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
-    with jax.set_mesh(mesh):
-        specs = {"w": jax.P("x", "y"), "b": jax.P("y"), "s": jax.P()}
-        put = lambda tree: {
-            k: jax.device_put(x, jax.NamedSharding(mesh, specs[k])) for k, x in tree.items()
-        }
-        params = put(params)
-        state = tx.init(params)
-        promised = types(state)
-        jitted = jax.jit(tx.update)
-        for run in (tx.update, jitted):
-            updates, new = params, state
-            for t in range(3):
-                updates, new = run(put(gradients(t)), new, params)
-            assert same((updates, new), expected)
-        if axis_type == jax.sharding.AxisType.Explicit:
-            assert types(new) == promised
-        for k, x in new.inner[0].nu.items():
-            assert x.sharding.is_equivalent_to(params[k].sharding, x.ndim)
-        text = jitted.lower(put(gradients(0)), state, params).compile().as_text()
-        for word in ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter"):
-            assert word not in text
+    stacked = jax.tree.map(lambda *g: np.stack(g), *map(gradients, range(6)))
+    assert same(scanned(tx.init(PARAMS), stacked), expected)
 
 
 def test_shard_map():
@@ -1017,16 +924,8 @@ def test_shard_map():
     np.testing.assert_array_equal(pieces[0], tx.update(params, state)[1].inner[0].nu[-8:])
 
 
-def through_npz(state, like):
-    file = io.BytesIO()
-    leaves, treedef = jax.tree.flatten(state)
-    # NumPy's own files know no bfloat16.
-    raw = [np.asarray(x).view(np.uint16) if x.dtype == jnp.bfloat16 else x for x in leaves]
-    np.savez(file, *raw)
-    file.seek(0)
-    stored = np.load(file)
-    leaves = [stored[f"arr_{i}"].view(x.dtype) for i, x in enumerate(jax.tree.leaves(like))]
-    return treedef.unflatten(leaves)
+def through_pickle(state, like):
+    return pickle.loads(pickle.dumps(state))
 
 
 def through_flax(state, like):
@@ -1044,8 +943,9 @@ def through_orbax(state, like, tmp_path):
 def test_the_same_bits_after_a_restart(make, tmp_path):
     tx = make()
     _, state = trained(tx, 3)
-    like, expected = tx.init(problem()[0]), trained(tx, 3, state, first=3)
-    for through in (through_npz, through_flax, functools.partial(through_orbax, tmp_path=tmp_path)):
+    like, expected = tx.init(PARAMS), trained(tx, 3, state, first=3)
+    orbax = functools.partial(through_orbax, tmp_path=tmp_path)
+    for through in (through_pickle, through_flax, orbax):
         restored = through(state, like)
         assert same(restored, state)
         # A new process makes a new transformation.
@@ -1070,7 +970,7 @@ def test_a_float32_run_goes_on_stored_and_back():
     formats = {"trace": BF16, "nu": U16}
     _, state = trained(tx, 50)
     packed = pack(state, seed=3, **formats)
-    assert types(packed) == types(store(tx, seed=3, **formats).init(problem()[0]))
+    assert types(packed) == types(store(tx, seed=3, **formats).init(PARAMS))
     unpacked = unpack(packed, **formats)
     assert types(unpacked) == types(state)
     for name, limit in (("trace", 1 / 128), ("nu", 1 / 256)):
@@ -1095,9 +995,7 @@ def test_a_float32_run_goes_on_stored_and_back():
 @pytest.mark.parametrize(
     ("make", "bytes_each"),
     [
-        (lambda: rmsprop(0.1), 4),
         (lambda: store(rmsprop(0.1), nu=U16), 2),
-        (lambda: store(rmsprop(0.1), nu=BF16), 2),
         (lambda: store(rmsprop(0.1), nu=U8), 1),
         (lambda: store(optax.adamw(0.1), mu=BF16, nu=U8), 3),
     ],
@@ -1116,16 +1014,13 @@ def test_no_accumulator_is_in_memory_at_full_width(make, bytes_each):
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
     memory: Any = compiled.memory_analysis()
     assert memory.alias_size_in_bytes - 4 * n in range(bytes_each * n, bytes_each * n + 100)
-    if bytes_each < 4:
-        # XLA for CPUs copies what is stored, since two fusions read it, and no more.
-        assert memory.temp_size_in_bytes < bytes_each * n + 1000
-        entry = str(compiled.as_text()).partition("\nENTRY")[2]
-        wide = [line for line in entry.splitlines() if f"= f32[{n}]" in line]
-        assert {line.split(f"f32[{n}]{{0}} ")[1].split("(")[0] for line in wide} == {
-            "parameter",
-            "fusion",
-        }
-        assert len([line for line in wide if " fusion(" in line]) == 1  # the new parameters
+    # XLA for CPUs copies what is stored, since two fusions read it, and no more.
+    assert memory.temp_size_in_bytes < bytes_each * n + 1000
+    entry = str(compiled.as_text()).partition("\nENTRY")[2]
+    wide = [line for line in entry.splitlines() if f"= f32[{n}]" in line]
+    operations = [line.split(f"f32[{n}]{{0}} ")[1].split("(")[0] for line in wide]
+    assert set(operations) == {"parameter", "fusion"}
+    assert operations.count("fusion") == 1  # the new parameters
 
 
 def test_a_loop_over_steps_keeps_no_random_bits_in_memory():

@@ -72,11 +72,12 @@ def test_types_are_kept(rate, x64):
             )
         assert all(not x.weak_type for x in jax.tree.leaves(state))
         assert types(jax.jit(tx.init)(params)) == promised
-        for function in (tx.update, *[update] * 5, tx.update):
+        compiled = [update] * 3 if rate is RATES["float"] else []
+        for function in (tx.update, *compiled, tx.update):
             updates, state = function(grads, state, params)
             assert types(state) == promised
             assert types(updates) == types(grads)
-        assert len(traces) == 1
+        assert len(traces) == (1 if compiled else 0)
 
         def scanned(state, grads, params):
             step = lambda state, _: tx.update(grads, state, params)[::-1]

@@ -18,66 +18,73 @@ from rmsprop_jax import dialects, recipes, records, rmsprop, storage, weights
 N = 20_000
 
 
-def trained(tx, params, apply, steps=200):
-    """Parameters and state after steps whose gradients all point the same way, more or less."""
-
-    @jax.jit
-    def run(params, state):
-        def step(carry, t):
-            params, state = carry
-            noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (N,))
-            g = (1 + 0.5 * noise).astype(jnp.bfloat16).astype(params.dtype)
-            updates, state = tx.update(g, state, params)
-            return (apply(params, updates, t), state), None
-
-        return jax.lax.scan(step, (params, state), jnp.arange(steps))[0]
-
-    return run(params, tx.init(params))
-
-
 def optax_apply(params, updates, t):
     del t
     return optax.apply_updates(params, updates)
 
 
+PLAIN = rmsprop(1e-3)
+COMPENSATED = weights.compensate(PLAIN)
+WAYS = {
+    "float32": (PLAIN, optax_apply),
+    "nearest": (PLAIN, optax_apply),
+    "random": (PLAIN, weights.apply_updates),
+    "compensated": (COMPENSATED, optax_apply),
+    "stored": (storage.store(COMPENSATED, remainder=storage.BF16), optax_apply),
+}
+
+
 @functools.cache
-def far_apart():
-    """Weights of 1 to 2, between which and the next are 8 to 16 steps; and how far float32 goes."""
-    start = jnp.asarray(1 + np.random.default_rng(0).random(N), jnp.bfloat16)
-    end, _ = trained(rmsprop(1e-3), start.astype(jnp.float32), optax_apply)
-    return start, np.asarray(end, np.float64)
+def trained():
+    """Weights and states after 200 steps whose gradients all point the same way, more or less.
+
+    Weights are 1 to 2 at first, where one bfloat16 number is 8 to 16 steps from the next.
+    """
+    start = (1 + np.random.default_rng(0).random(N)).astype(jnp.bfloat16)
+
+    @jax.jit
+    def run():
+        def step(carry, t):
+            noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (N,))
+            g = (1 + 0.5 * noise).astype(jnp.bfloat16)
+            new = {}
+            for name, (tx, apply) in WAYS.items():
+                params, state = carry[name]
+                updates, state = tx.update(g.astype(params.dtype), state, params)
+                new[name] = apply(params, updates, t), state
+            return new, None
+
+        first = {name: jnp.asarray(start) for name in WAYS}
+        first["float32"] = first["float32"].astype(jnp.float32)
+        first = {name: (p, WAYS[name][0].init(p)) for name, p in first.items()}
+        return jax.lax.scan(step, first, jnp.arange(200))[0]
+
+    ends = {name: (np.asarray(p, np.float64), state) for name, (p, state) in run().items()}
+    return start.astype(np.float64), ends
 
 
-def share_of_the_way(end):
-    start, full = far_apart()
-    begin = np.asarray(start, np.float64)
-    return (end - begin).mean() / (full - begin).mean()
+def share_of_the_way(name):
+    start, ends = trained()
+    return (ends[name][0] - start).mean() / (ends["float32"][0] - start).mean()
 
 
-def test_rounding_to_nearest_stands_still():
-    end, _ = trained(rmsprop(1e-3), far_apart()[0], optax_apply)
-    assert share_of_the_way(np.asarray(end, np.float64)) < 0.05
-
-
-def test_random_rounding_moves():
-    start, full = far_apart()
-    end, _ = trained(rmsprop(1e-3), start, weights.apply_updates)
-    error = np.asarray(end, np.float64) - full
-    assert share_of_the_way(full + error) == pytest.approx(1, abs=0.02)
+def test_rounding_to_nearest_stands_still_and_at_random_moves():
+    assert share_of_the_way("nearest") < 0.05
+    assert share_of_the_way("random") == pytest.approx(1, abs=0.02)
+    ends = trained()[1]
+    error = ends["random"][0] - ends["float32"][0]
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(N)
 
 
-@pytest.mark.parametrize("store", [False, True], ids=["float32", "BF16"])
-def test_compensation_moves_and_knows_where_it_is(store):
-    start, full = far_apart()
-    tx = weights.compensate(rmsprop(1e-3))
-    tx = storage.store(tx, remainder=storage.BF16) if store else tx
-    end, state = trained(tx, start, optax_apply)
-    assert end.dtype == jnp.bfloat16
-    assert share_of_the_way(np.asarray(end, np.float64)) == pytest.approx(1, abs=1e-3)
-    state = storage.unpack(state, remainder=storage.BF16) if store else state
-    whole = np.asarray(end, np.float64) + np.asarray(state.remainder)
-    np.testing.assert_allclose(whole, full, rtol=5e-4 if store else 1e-6)
+@pytest.mark.parametrize("name", ["compensated", "stored"])
+def test_compensation_moves_and_knows_where_it_is(name):
+    assert share_of_the_way(name) == pytest.approx(1, abs=1e-3)
+    ends = trained()[1]
+    end, state = ends[name]
+    state = storage.unpack(state, remainder=storage.BF16) if name == "stored" else state
+    whole = end + np.asarray(state.remainder)
+    limit = 5e-4 if name == "stored" else 1e-6
+    np.testing.assert_allclose(whole, ends["float32"][0], rtol=limit)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -276,13 +283,13 @@ def test_layers_on_two_devices():
     places = dict(zip("ab", where, strict=True))
     plain = {k: jnp.full(8, 0.3, jnp.bfloat16) for k in "ab"}
     params = jax.tree.map(jax.device_put, plain, places)
-    for tx in (weights.compensate(rmsprop(0.1)), storage.store(rmsprop(0.1), nu=storage.U8)):
-        new, _ = tx.update(params, tx.init(params), params)
-        expected, _ = tx.update(plain, tx.init(plain), plain)
-        moved = weights.apply_updates(params, new, 3)
-        for k, device in places.items():
-            np.testing.assert_array_equal(new[k], expected[k])
-            assert new[k].devices() == moved[k].devices() == {device}
+    tx = storage.store(weights.compensate(rmsprop(0.1)), nu=storage.U8)
+    new, _ = tx.update(params, tx.init(params), params)
+    expected, _ = tx.update(plain, tx.init(plain), plain)
+    moved = weights.apply_updates(params, new, 3)
+    for k, device in places.items():
+        np.testing.assert_array_equal(new[k], expected[k])
+        assert new[k].devices() == moved[k].devices() == {device}
 
 
 def test_it_carries_its_record():
@@ -293,7 +300,6 @@ def test_it_carries_its_record():
 
 
 ONES = jnp.ones(3, jnp.bfloat16)
-COMPENSATED = weights.compensate(rmsprop(0.1))
 MISUSE = {
     "seed below 0": (lambda: weights.apply_updates(ONES, ONES, 0, seed=-1), "seed=-1 is out of"),
     "seed None": (lambda: weights.apply_updates(ONES, ONES, 0, seed=None), "seed=None is not"),

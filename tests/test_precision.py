@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rmsprop_jax import dialects, rmsprop, scale_by_rms
 
@@ -113,14 +115,20 @@ def test_narrow_gradients_are_rounded_once(jit):
         np.testing.assert_array_equal(updates, expected.astype(jnp.bfloat16))
 
 
-DTYPES = ("float16", "bfloat16", "float32", "complex64")
-SHAPES = ((), (3,), (0, 2), (1, 2, 3))
-TREE = {k: [np.full(shape, 0.5, jnp.dtype(k)) for shape in SHAPES] for k in DTYPES}
-TREE |= {"": {}, "of one": (jnp.ones(2),), "é": [[], None]}
+trees = st.recursive(
+    st.tuples(
+        st.lists(st.integers(0, 3), max_size=3).map(tuple),
+        st.sampled_from(["float16", "bfloat16", "float32", "complex64"]),
+    ).map(lambda spec: jnp.full(spec[0], 0.5, spec[1])),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "centered", "pytorch"])
-@pytest.mark.parametrize("tree", [TREE, {}, jnp.ones(())], ids=["all", "nothing", "scalar"])
+@settings(max_examples=25, deadline=None)
+@given(tree=trees, name=st.sampled_from([k for k in WITH_EVERYTHING if k not in ("keras", "timm")]))
 def test_any_tree_outside_of_jit_and_within(tree, name):
     tx = WITH_EVERYTHING[name]()
     state = tx.init(tree)

@@ -32,6 +32,7 @@ TESTS = {  # by the start of a room's path; the quick ones first
     "transform.py": ["test_fuzz.py", "test_transform.py", "test_eager.py", "test_hostile.py"],
     "precision.py": ["test_precision.py", "test_types.py", "test_misfits.py", "test_devices.py"],
     "anatomy.py": ["test_anatomy.py", "test_explain.py", "test_diagnostics.py"],
+    "closures.py": ["test_anatomy.py", "test_explain.py", "test_diagnostics.py"],
     "frameworks/": [
         "test_foreign_states.py",
         "frameworks",
@@ -41,7 +42,7 @@ TESTS = {  # by the start of a room's path; the quick ones first
         "test_atlas.py",
         "test_inspect.py",
     ],
-    "storage/": ["test_machine.py", "test_storage.py"],
+    "storage/": ["test_machine.py", "test_storage.py", "test_devices.py"],
 }
 HIDDEN = ("torch", "timm", "keras", "tensorflow", "tf_keras")
 TIMEOUT = 1200.0  # seconds; a mistake may also make a loop endless

@@ -1,3 +1,5 @@
+import signal
+
 import jax
 import pytest
 
@@ -15,3 +17,11 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores Ctrl-C, and so would a child of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

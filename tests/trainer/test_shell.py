@@ -79,6 +79,7 @@ def test_ctrl_c_during_imports():
     assert child.stderr == "rmsprop-jax mnist: interrupted\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_during_training(monkeypatch, capsys):
     prepare = training.prepare
 
@@ -94,13 +95,8 @@ def test_ctrl_c_during_training(monkeypatch, capsys):
 
     monkeypatch.setattr(training, "prepare", interrupted)
     monkeypatch.setattr(sys, "argv", ["rmsprop-jax", "mnist", *options(DIGITS)])
-    # What a shell starts in the background ignores Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
     out, err = capsys.readouterr()
     assert out.startswith(f"{NAME}: epoch 1/")
     assert out.count("\n") == 1

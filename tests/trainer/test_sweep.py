@@ -236,6 +236,7 @@ def test_an_interrupted_command_ends_as_shells_expect(monkeypatch):
 
 
 @pytest.mark.nightly
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c(tmp_path):
     table, report = tmp_path / "a.csv", tmp_path / "a.json"
     task = Config(dataset="digits", seeds=1_000_000, csv=table, json=report)

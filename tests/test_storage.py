@@ -644,9 +644,12 @@ def test_misuse_is_one_clear_error(name):
 
 
 def test_misuse_that_only_a_running_program_can_see():
-    """The numbers of one state, in a program that is compiled for another: NaN, at once."""
-    tx = store(PLAIN, nu=U8.with_decay(0.9))
-    leaves = jax.tree.leaves(stored_state(nu=U8))
+    """The numbers of one state, in a program that is compiled for another: NaN, at once.
+
+    One format that differs is enough.
+    """
+    tx = store(PLAIN, nu=U8.with_decay(0.9), trace=BF16)
+    leaves = jax.tree.leaves(stored_state(nu=U8, trace=BF16))
     state = jax.tree.unflatten(jax.tree.structure(tx.init(PARAMS)), leaves)
     updates, new = jax.jit(tx.update)(PARAMS, state, PARAMS)
     assert np.all(np.isnan(updates["w"]))

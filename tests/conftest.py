@@ -11,6 +11,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
+import pytest
 from hypothesis import settings
 
 jax.config.update("jax_num_cpu_devices", 8)  # for the sharding tests, before the first use
@@ -19,3 +20,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 settings.register_profile("default", max_examples=100, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="module")
+def module_compiled_quickly():
+    """Without most of XLA's optimizations, which take longer there than they save."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # other tests in this process have the optimizations

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import run_all
+from one_program import run_all
 
 from rmsprop_jax import dialects, recipes, rmsprop, scale_by_rms
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from reference import run_all
+from one_program import run_all
 
 from rmsprop_jax import clipping, dialects, recipes, rmsprop
 

@@ -24,15 +24,7 @@ PAGES = {
     for page in [ROOT / "README.md", ROOT / "docs" / "guides" / "large_scale.md"]
     if (blocks := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Without most of XLA's optimizations, which take longer here than they save."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # other tests in this process have the optimizations
+pytestmark = pytest.mark.usefixtures("module_compiled_quickly")
 
 
 def public(module):

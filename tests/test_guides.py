@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from real_checkpoints import FOLDER, family
-from test_docs import ROOT, compiled_quickly  # noqa: F401
+from test_docs import ROOT
 
 import rmsprop_jax
 from rmsprop_jax import explain, interop, recipes
@@ -25,6 +25,7 @@ GUIDES = [
 GUIDES = [page for page in GUIDES if "```python\n" in page.read_text()]
 # What they need besides, of which some machines have nothing.
 NEEDS = {"pytorch": ["torch"], "keras": ["keras"], "stable_baselines3": ["torch"]}
+pytestmark = pytest.mark.usefixtures("module_compiled_quickly")
 
 
 def replayed_reader(path):

@@ -12,7 +12,7 @@ import optax
 import pytest
 import reference
 from flax import nnx
-from reference import run_all
+from one_program import run_all
 
 from rmsprop_jax import dialects, scale_by_rms
 

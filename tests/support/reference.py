@@ -3,31 +3,9 @@
 Nothing here is recursive: every average is written out as the weighted sum over all gradients that
 it stands for, and the variance as the weighted sum of squared deviations from the mean. So an
 error in a recursion of the library can't be an error here.
-
-`run_all` makes what is held against it.
 """
 
-import jax
 import numpy as np
-
-
-def run_all(txs, gradients, params=None):
-    """Updates [steps, ...] and the final state of each transformation, all in one program.
-
-    Parameters, if any, stay where they are.
-    """
-
-    @jax.jit
-    def scan(gradients):
-        def step(states, g):
-            pairs = [tx.update(g, state, params) for tx, state in zip(txs, states, strict=True)]
-            return [state for _, state in pairs], [updates for updates, _ in pairs]
-
-        first = jax.tree.map(lambda g: g[0], gradients)
-        return jax.lax.scan(step, [tx.init(first) for tx in txs], gradients)
-
-    states, updates = jax.tree.map(np.asarray, scan(gradients))
-    return list(zip(updates, states, strict=True))
 
 
 def scale_by_rms(

@@ -82,11 +82,7 @@ def grads(named, still, step):
     return {n: one(n, np.asarray(x)) for n, x in named.items()}
 
 
-# A small program is compiled in a third of the time if it is neither fused nor split.
-WHOLE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": "1"}
-
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK | WHOLE)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def update(tx, params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
